@@ -4,6 +4,7 @@
 //! happens once, at the edge ([`codec`]), and every decoder is fuzzed.
 
 pub mod addr;
+pub mod choose;
 pub mod codec;
 pub mod id;
 pub mod keyring;
