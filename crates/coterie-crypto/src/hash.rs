@@ -77,3 +77,14 @@ pub fn derive<const N: usize>(salt: &[u8], ikm: &[u8], info: &[&[u8]]) -> Secret
     hkdf(salt, ikm, info, out.expose_mut());
     out
 }
+
+/// HKDF-Expand (RFC 5869 section 2.3) of a key that is uniform already.
+#[must_use]
+pub fn expand<const N: usize>(key: &Secret<32>, info: &[&[u8]]) -> Secret<N> {
+    let mut out = Secret::zeroed();
+    lc_hkdf::Prk::new_less_safe(lc_hkdf::HKDF_SHA256, key.expose())
+        .expand(info, Length(N))
+        .and_then(|okm| okm.fill(out.expose_mut()))
+        .expect("HKDF output is limited to 8,160 bytes and every caller asks for a fixed, smaller length");
+    out
+}
