@@ -6,6 +6,7 @@
 pub mod addr;
 pub mod choose;
 pub mod codec;
+pub mod directory;
 pub mod id;
 pub mod keyring;
 pub mod signed;
@@ -13,6 +14,7 @@ pub mod time;
 
 pub use addr::Prefix;
 pub use codec::{Malformed, Reader, Writer};
+pub use directory::DirectoryEntry;
 pub use id::{CommunityTag, EnclaveId, Epoch, Era, MemberId, Name, NameError, Revision, Serial};
 pub use keyring::{EpochKey, commitment};
 pub use signed::{
