@@ -23,7 +23,7 @@ pub mod entropy;
 pub mod generation;
 pub mod link;
 pub mod local;
-// pub mod lockdown;
+pub mod lockdown;
 pub mod memory;
 mod netlink;
 pub mod netns;

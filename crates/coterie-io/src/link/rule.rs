@@ -167,8 +167,8 @@ impl Links {
         result.map_err(|error| context(&format!("cannot remove the routing rule {rule}"), &error))
     }
 
-    /// All routing rules of a family in the order in which they are tried, without those whose action is none of ours.
-    /// Selectors that [`Rule`] does not have (interfaces, sources, users) are left out of what is returned.
+    /// The routing rules of a family in the order in which they are tried, without those that [`Rule`] cannot express: with
+    /// other actions, or that select by interface, source, user or a range of ports.
     ///
     /// # Errors
     /// What netlink reports.
@@ -248,6 +248,9 @@ fn decode(message: &RuleMessage, family: Family) -> Option<Rule> {
     let mut rule = Rule::all(family, 0, action);
     rule.invert = message.header.flags.contains(RuleFlags::Invert);
     let mut mark = Mark { value: 0, mask: 0 };
+    if message.header.src_len != 0 || message.header.tos != 0 {
+        return None;
+    }
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
@@ -257,12 +260,16 @@ fn decode(message: &RuleMessage, family: Family) -> Option<Rule> {
                 rule.destination = IpNet::new(*address, message.header.dst_len).ok();
             }
             RuleAttribute::IpProtocol(protocol) => {
-                rule.protocol = [Protocol::Tcp, Protocol::Udp]
+                let number = i32::from(*protocol);
+                let known = [Protocol::Tcp, Protocol::Udp]
                     .into_iter()
-                    .find(|known| i32::from(known.number()) == i32::from(*protocol));
+                    .find(|known| i32::from(known.number()) == number);
+                rule.protocol = Some(known?);
             }
-            RuleAttribute::SourcePortRange(range) => rule.source_port = Some(range.start),
-            RuleAttribute::DestinationPortRange(range) => rule.destination_port = Some(range.start),
+            RuleAttribute::SourcePortRange(range) => rule.source_port = Some(single(range)?),
+            RuleAttribute::DestinationPortRange(range) => rule.destination_port = Some(single(range)?),
+            RuleAttribute::Iifname(_) | RuleAttribute::Oifname(_) | RuleAttribute::UidRange(_) => return None,
+            RuleAttribute::L3MDev(true) => return None,
             // All bits set is the kernel's way to say none.
             RuleAttribute::SuppressPrefixLen(length) if *length != u32::MAX => {
                 rule.suppress_prefix_length = Some(*length);
@@ -275,4 +282,8 @@ fn decode(message: &RuleMessage, family: Family) -> Option<Rule> {
     }
     rule.mark = (mark.mask != 0).then_some(mark);
     Some(rule)
+}
+
+fn single(range: &RulePortRange) -> Option<u16> {
+    (range.start == range.end).then_some(range.start)
 }
