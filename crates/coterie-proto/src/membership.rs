@@ -1,0 +1,374 @@
+//! Who may speak: the authority's signed objects, our keys, protocol time, and the checks of WIRE section 4.
+//!
+//! Every object has a revision below which this state never goes back; what is lower is refused and reported.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use coterie_crypto::{dh::PublicKey, hash::MacKey, same_bytes};
+use coterie_model::{
+    Authority, CommunityTag, Epoch, EpochKey, Era, Head, Instant, Manifest, MemberId, Revision, Revocations, Serial,
+    Signed, Statement, UnixTime, Unverified, commitment, signed::head_hash,
+};
+
+use crate::{DropReason, schedule};
+
+/// How long before an epoch activates a responder accepts it already: clocks differ by less.
+const EARLY: Duration = Duration::from_secs(60);
+/// How long a head is fresh.
+pub const HEAD_VALID: Duration = Duration::from_secs(60);
+
+/// Where protocol time comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Issued offline: time starts at the later of issue time and wall clock, given by the host, and runs on.
+    Offline,
+    /// From heads; without a fresh one no new session is made.
+    Heads,
+}
+
+/// A key of ours with what is derived from it for every message that we check.
+struct HeldKey {
+    key: EpochKey,
+    /// For initiations to us.
+    mac1: MacKey,
+    /// For questions and answers.
+    query_mac: MacKey,
+}
+
+/// The state of our membership.
+pub struct Membership {
+    authority: Signed<Authority>,
+    own_static: PublicKey,
+    own: BTreeMap<CommunityTag, Signed<Statement>>,
+    keys: BTreeMap<(CommunityTag, Epoch), HeldKey>,
+    manifests: BTreeMap<(CommunityTag, Epoch), Signed<Manifest>>,
+    serials: BTreeMap<(MemberId, CommunityTag), Serial>,
+    revocations: Option<Signed<Revocations>>,
+    head: Option<Signed<Head>>,
+    freshness: Freshness,
+    /// Protocol time was `.1` at `.0`.
+    base: (Instant, UnixTime),
+}
+
+/// Why an object was not taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotLearned {
+    /// Signature, era, enclave or commitment do not fit.
+    #[error("the object is not this enclave's")]
+    Foreign,
+    /// A lower revision than what is known: somebody may be rolling us back.
+    #[error("the object is older than what is known")]
+    Lower,
+    /// The same as what is known.
+    #[error("the object is known")]
+    Known,
+}
+
+impl Membership {
+    /// Starts with the authority that the root signed.
+    #[must_use]
+    pub fn new(authority: Signed<Authority>, own_static: PublicKey, freshness: Freshness, base: (Instant, UnixTime)) -> Self {
+        Self {
+            authority,
+            own_static,
+            own: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            manifests: BTreeMap::new(),
+            serials: BTreeMap::new(),
+            revocations: None,
+            head: None,
+            freshness,
+            base,
+        }
+    }
+
+    /// The authority.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Protocol time.
+    #[must_use]
+    pub fn time(&self, now: Instant) -> UnixTime {
+        self.base.1.plus(now.since(self.base.0))
+    }
+
+    /// False when new sessions must wait for a head.
+    #[must_use]
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        match self.freshness {
+            Freshness::Offline => true,
+            Freshness::Heads => {
+                self.head.as_ref().is_some_and(|h| self.time(now).since(h.time) <= HEAD_VALID)
+            }
+        }
+    }
+
+    /// What we tell a peer that we know.
+    #[must_use]
+    pub fn known(&self) -> (Era, Revision) {
+        (self.authority.era, self.revocations.as_ref().map_or(0, |r| r.revision))
+    }
+
+    /// Our statement for a community, if it has not ended.
+    #[must_use]
+    pub fn own_statement(&self, tag: CommunityTag, now: Instant) -> Option<&Signed<Statement>> {
+        self.own.get(&tag).filter(|s| s.not_after > self.time(now))
+    }
+
+    /// All our statements, ended or not.
+    pub fn own_statements(&self) -> impl Iterator<Item = &Signed<Statement>> {
+        self.own.values()
+    }
+
+    /// The newest manifest of a community that has activated, else the newest.
+    #[must_use]
+    pub fn manifest(&self, tag: CommunityTag, now: Instant) -> Option<&Signed<Manifest>> {
+        let time = self.time(now);
+        let all = || self.manifests.range((tag, 0)..=(tag, Epoch::MAX)).rev().map(|(_, m)| m);
+        all().find(|m| m.activates <= time).or_else(|| all().next())
+    }
+
+    /// All manifests, for status.
+    pub fn manifests(&self) -> impl Iterator<Item = &Signed<Manifest>> {
+        self.manifests.values()
+    }
+
+    /// The key that an initiation uses now: the newest epoch that has activated and not retired.
+    #[must_use]
+    pub fn initiating_key(&self, tag: CommunityTag, now: Instant) -> Option<&EpochKey> {
+        let time = self.time(now);
+        self.keys.range((tag, 0)..=(tag, Epoch::MAX)).rev().map(|(_, held)| &held.key).find(|k| {
+            self.manifests.get(&(tag, k.epoch)).is_some_and(|m| m.activates <= time && time < m.retires)
+        })
+    }
+
+    /// The key of one epoch.
+    #[must_use]
+    pub fn key(&self, tag: CommunityTag, epoch: Epoch) -> Option<&EpochKey> {
+        self.keys.get(&(tag, epoch)).map(|held| &held.key)
+    }
+
+    /// True when an epoch admits new sessions.
+    #[must_use]
+    pub fn admits(&self, tag: CommunityTag, epoch: Epoch, now: Instant) -> bool {
+        let time = self.time(now);
+        self.manifests.get(&(tag, epoch)).is_some_and(|m| m.activates <= time.plus(EARLY) && time < m.retires)
+    }
+
+    /// The key under which `mac1` over `digest` verifies: newest epochs first, only what admits.
+    #[must_use]
+    pub fn verify_mac1(&self, digest: &[u8; 32], mac1: &[u8; 16], now: Instant) -> Option<&EpochKey> {
+        self.verifying(now, |held| same_bytes(&held.mac1.mac(digest), mac1))
+    }
+
+    /// The key under which a query's mac over `digest` verifies.
+    #[must_use]
+    pub fn verify_query(&self, digest: &[u8; 32], mac: &[u8; 16], now: Instant) -> Option<&EpochKey> {
+        self.verifying(now, |held| same_bytes(&held.query_mac.mac(digest), mac))
+    }
+
+    fn verifying(&self, now: Instant, verifies: impl Fn(&HeldKey) -> bool) -> Option<&EpochKey> {
+        self.keys
+            .values()
+            .rev()
+            .filter(|held| self.admits(held.key.tag, held.key.epoch, now))
+            .find(|held| verifies(held))
+            .map(|held| &held.key)
+    }
+
+    /// Checks a peer's statement for `tag` from the owner of `static_key` (WIRE section 3.2, point 10).
+    ///
+    /// # Errors
+    /// [`DropReason::Revoked`] or [`DropReason::BadStatement`].
+    pub fn check_statement(
+        &self,
+        statement: Unverified<Statement>,
+        tag: CommunityTag,
+        static_key: &PublicKey,
+        now: Instant,
+    ) -> Result<Signed<Statement>, DropReason> {
+        let claimed = statement.claimed();
+        if self.is_revoked(static_key) {
+            return Err(DropReason::Revoked);
+        }
+        let fits = claimed.tag == tag && claimed.static_key == *static_key && claimed.not_after > self.time(now);
+        let floor = self.serials.get(&(claimed.member, tag)).copied().unwrap_or(0);
+        if !fits || claimed.serial < floor {
+            return Err(DropReason::BadStatement);
+        }
+        self.verify_statement(statement).map_err(|_foreign| DropReason::BadStatement)
+    }
+
+    /// Checks signature, era and enclave of a statement of the directory.
+    ///
+    /// # Errors
+    /// [`NotLearned::Foreign`].
+    pub fn verify_statement(&self, statement: Unverified<Statement>) -> Result<Signed<Statement>, NotLearned> {
+        let claimed = statement.claimed();
+        if claimed.era != self.authority.era || claimed.enclave != self.authority.enclave {
+            return Err(NotLearned::Foreign);
+        }
+        statement.verify(&self.authority.statement_key).map_err(|_refused| NotLearned::Foreign)
+    }
+
+    /// Remembers the serial of a checked statement, so that no lower one is accepted later.
+    pub fn note_serial(&mut self, statement: &Statement) {
+        let floor = self.serials.entry((statement.member, statement.tag)).or_insert(0);
+        *floor = statement.serial.max(*floor);
+    }
+
+    /// True when the owner of `static_key` is refused.
+    #[must_use]
+    pub fn is_revoked(&self, static_key: &PublicKey) -> bool {
+        self.revocations
+            .as_ref()
+            .is_some_and(|r| r.entries.binary_search_by(|e| e.static_key.cmp(static_key)).is_ok())
+    }
+
+    /// Takes over a statement about ourselves.
+    ///
+    /// # Errors
+    /// [`NotLearned`] when it is foreign, somebody else's or not newer.
+    pub fn learn_own(&mut self, statement: Signed<Statement>) -> Result<(), NotLearned> {
+        let foreign = statement.era != self.authority.era
+            || statement.enclave != self.authority.enclave
+            || statement.static_key != self.own_static;
+        if foreign {
+            return Err(NotLearned::Foreign);
+        }
+        if let Some(old) = self.own.get(&statement.tag) {
+            not_lower(statement.serial, old.serial)?;
+        }
+        self.own.insert(statement.tag, statement);
+        Ok(())
+    }
+
+    /// Takes over a manifest.
+    ///
+    /// # Errors
+    /// [`NotLearned`] when it is foreign or changes what an epoch's key is.
+    pub fn learn_manifest(&mut self, manifest: Signed<Manifest>) -> Result<(), NotLearned> {
+        if manifest.era != self.authority.era || manifest.enclave != self.authority.enclave {
+            return Err(NotLearned::Foreign);
+        }
+        let at = (manifest.tag, manifest.epoch);
+        if let Some(old) = self.manifests.get(&at) {
+            if old.commitment != manifest.commitment {
+                return Err(NotLearned::Foreign);
+            }
+            if **old == *manifest {
+                return Err(NotLearned::Known);
+            }
+        }
+        self.manifests.insert(at, manifest);
+        Ok(())
+    }
+
+    /// Takes over a key, if its manifest's commitment says that it is the epoch's.
+    ///
+    /// # Errors
+    /// [`NotLearned::Foreign`] otherwise.
+    pub fn learn_key(&mut self, key: EpochKey) -> Result<(), NotLearned> {
+        let manifest = self.manifests.get(&(key.tag, key.epoch)).ok_or(NotLearned::Foreign)?;
+        if manifest.commitment != commitment(key.tag, key.epoch, &key.key) {
+            return Err(NotLearned::Foreign);
+        }
+        let held = HeldKey {
+            mac1: schedule::mac_key(&key, &self.own_static),
+            query_mac: schedule::query_mac_key(&key),
+            key,
+        };
+        self.keys.insert((held.key.tag, held.key.epoch), held);
+        Ok(())
+    }
+
+    /// Takes over revocations.
+    ///
+    /// # Errors
+    /// [`NotLearned`] when they are foreign or not newer.
+    pub fn learn_revocations(&mut self, list: Unverified<Revocations>) -> Result<(), NotLearned> {
+        let claimed = list.claimed();
+        if claimed.era != self.authority.era || claimed.enclave != self.authority.enclave {
+            return Err(NotLearned::Foreign);
+        }
+        let list = list.verify(&self.authority.statement_key).map_err(|_refused| NotLearned::Foreign)?;
+        if let Some(old) = &self.revocations {
+            not_lower(list.revision, old.revision)?;
+        }
+        self.revocations = Some(list);
+        Ok(())
+    }
+
+    /// Takes over a head, and protocol time with it. One that pins a list that we do not have is kept only once we have it.
+    ///
+    /// # Errors
+    /// [`NotLearned`] when it is foreign, not newer, or pins another list than ours.
+    pub fn learn_head(&mut self, head: Unverified<Head>, now: Instant) -> Result<(), NotLearned> {
+        let claimed = head.claimed();
+        if claimed.era != self.authority.era || claimed.enclave != self.authority.enclave {
+            return Err(NotLearned::Foreign);
+        }
+        let head = head.verify(&self.authority.statement_key).map_err(|_refused| NotLearned::Foreign)?;
+        if let Some(old) = &self.head {
+            not_lower(head.time.0, old.time.0)?;
+        }
+        let (_, revision) = self.known();
+        if head.revision < revision {
+            return Err(NotLearned::Lower);
+        }
+        let pinned = self.revocations.as_ref().is_some_and(|r| head_hash(r) == head.hash);
+        if !pinned {
+            return Err(NotLearned::Foreign);
+        }
+        let time = match self.freshness {
+            Freshness::Offline => head.time.max(self.time(now)),
+            Freshness::Heads => head.time,
+        };
+        self.base = (now, time);
+        self.head = Some(head);
+        Ok(())
+    }
+
+    /// Revocations and head as signed, to hand to a peer that is behind.
+    #[must_use]
+    pub fn difference(&self) -> (Option<&Signed<Revocations>>, Option<&Signed<Head>>) {
+        (self.revocations.as_ref(), self.head.as_ref())
+    }
+
+    /// Erases keys of epochs that retired; the previous epoch is of no use to anybody then.
+    pub fn forget_retired(&mut self, now: Instant) {
+        let time = self.time(now);
+        let manifests = &self.manifests;
+        self.keys.retain(|at, _| manifests.get(at).is_some_and(|m| time < m.retires));
+    }
+
+    /// When the next epoch retires or activates, in running time.
+    #[must_use]
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        let time = self.time(now);
+        self.manifests
+            .iter()
+            .filter(|(at, _)| self.keys.contains_key(at))
+            .map(|(_, m)| m.retires)
+            .filter(|t| *t > time)
+            .min()
+            .map(|t| now + t.since(time))
+    }
+
+    /// Erases every key and statement: the machine was forked.
+    pub fn erase(&mut self) {
+        self.keys.clear();
+        self.own.clear();
+    }
+}
+
+fn not_lower(new: u64, old: u64) -> Result<(), NotLearned> {
+    match new.cmp(&old) {
+        core::cmp::Ordering::Less => Err(NotLearned::Lower),
+        core::cmp::Ordering::Equal => Err(NotLearned::Known),
+        core::cmp::Ordering::Greater => Ok(()),
+    }
+}

@@ -1,0 +1,129 @@
+//! New knowledge: from a bundle, from the directory, from what peers staple into handshakes.
+
+use coterie_model::{DirectoryEntry, Instant, Signed, Statement};
+
+use super::{Node, PeerId, Update, peer::Peer};
+
+impl Node {
+    /// Takes over what is newer than what is known; what is lower or foreign raises an alarm and is ignored.
+    pub fn handle_update(&mut self, update: Update, now: Instant) {
+        for manifest in update.manifests {
+            let learned = self.membership.learn_manifest(manifest);
+            self.report(learned);
+        }
+        for key in update.keys {
+            let learned = self.membership.learn_key(key);
+            self.report(learned);
+        }
+        for statement in update.statements {
+            let learned = self.membership.learn_own(statement);
+            self.report(learned);
+        }
+        self.own_addresses = self.membership.own_statements().flat_map(|s| s.addresses.iter().copied()).collect();
+        self.own_addresses.sort_unstable();
+        self.own_addresses.dedup();
+        for entry in update.directory {
+            self.learn_entry(entry);
+        }
+        if let Some(list) = update.revocations {
+            let learned = self.membership.learn_revocations(list);
+            self.report(learned);
+            self.drop_revoked();
+        }
+        if let Some(head) = update.head {
+            let learned = self.membership.learn_head(head, now);
+            self.report(learned);
+        }
+        self.tell_own_statements();
+        self.housekeeping = Some(now);
+    }
+
+    fn learn_entry(&mut self, entry: DirectoryEntry) {
+        if entry.name == self.name {
+            return;
+        }
+        let id = self.peer_named(&entry.name);
+        for prefix in &entry.addresses {
+            self.table.insert(*prefix, id);
+        }
+        let peer = &mut self.peers[id];
+        peer.communities = entry.communities;
+        peer.endpoints = entry.endpoints;
+        peer.addresses = entry.addresses;
+        for statement in entry.statements {
+            let fits = statement.era == self.membership.authority().era
+                && statement.enclave == self.membership.authority().enclave;
+            if fits {
+                self.learn_statement(statement);
+            }
+        }
+    }
+
+    fn peer_named(&mut self, name: &coterie_model::Name) -> PeerId {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let id = self.peers.len();
+        self.peers.push(Peer::new(name.clone()));
+        self.by_name.insert(name.clone(), id);
+        id
+    }
+
+    /// Takes over a checked statement of another member; gives its peer. A new enrolment under a known name replaces the
+    /// old one.
+    pub(super) fn learn_statement(&mut self, statement: Signed<Statement>) -> PeerId {
+        let known = self.by_member.get(&statement.member).copied();
+        let id = known.unwrap_or_else(|| self.peer_named(&statement.name));
+        if self.peers[id].static_key != Some(statement.static_key) {
+            self.replace_identity(id, &statement);
+        }
+        self.membership.note_serial(&statement);
+        let peer = &mut self.peers[id];
+        match peer.statements.iter_mut().find(|s| s.tag == statement.tag) {
+            Some(old) if old.serial >= statement.serial => return id,
+            Some(old) => *old = statement,
+            None => peer.statements.push(statement),
+        }
+        let mut addresses: Vec<_> = peer.statements.iter().flat_map(|s| s.addresses.iter().copied()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        if addresses != peer.addresses {
+            self.table.remove(id);
+            for prefix in &addresses {
+                self.table.insert(*prefix, id);
+            }
+            self.peers[id].addresses = addresses;
+        }
+        id
+    }
+
+    fn replace_identity(&mut self, id: PeerId, statement: &Statement) {
+        if let Some(old) = self.peers[id].static_key {
+            self.end_peer(id, false);
+            self.by_static.remove(&old);
+        }
+        let peer = &mut self.peers[id];
+        if let Some(old) = peer.member {
+            self.by_member.remove(&old);
+        }
+        peer.statements.clear();
+        peer.member = Some(statement.member);
+        peer.static_key = Some(statement.static_key);
+        self.by_static.insert(statement.static_key, id);
+        self.by_member.insert(statement.member, id);
+    }
+
+    /// Live sessions are told our newer statements, so that they live on.
+    fn tell_own_statements(&mut self) {
+        let sessions: Vec<_> = (0..self.peers.len())
+            .filter_map(|id| Some((id, self.peers[id].live.as_ref()?.current.as_ref()?.origin.tag)))
+            .collect();
+        for (id, tag) in sessions {
+            let statement = self.membership.own_statements().find(|s| s.tag == tag).map(|s| s.bytes().to_vec());
+            if let Some(bytes) = statement {
+                let text = crate::wire::control::Control::Statement(&bytes).to_bytes();
+                self.send_control(id, &text, None);
+            }
+        }
+    }
+}
