@@ -1,1 +1,13 @@
-//! Placeholder head, replaced by the crate's own.
+//! The contract between a node and the hand: requests and answers of the control socket, and a client for it.
+//!
+//! One JSON object a line, one answer a request, over a Unix socket that only root (or the socket's group) may open.
+//! Fields are added, never renamed; times are in seconds unless the name says otherwise.
+
+pub mod client;
+pub mod node;
+
+pub use client::{CallError, Client};
+pub use node::{Answer, Failure, Reply, Request};
+
+/// Where `coteried` listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/coterie/coteried.sock";

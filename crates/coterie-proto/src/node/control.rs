@@ -17,6 +17,8 @@ use crate::{
 
 /// Most bytes of a difference.
 const DIFFERENCE_MAX: usize = 65_535;
+/// Probes that wait for sessions.
+const MAX_PINGS: usize = 64;
 /// A peer is asked for, or given, a difference at most so often.
 const DIFFERENCE_EVERY: Duration = Duration::from_secs(1);
 
@@ -87,8 +89,39 @@ impl Node {
         if outgoing.is_some_and(|o| o.local_index() == Some(index)) { Ok(()) } else { Err(DropReason::Unexpected) }
     }
 
+    /// Makes a session with the member at `destination` if there is none, and probes it: [`Event::Pong`] gives the token back.
+    ///
+    /// # Errors
+    /// Why nothing can be sent there.
+    pub fn handle_ping(&mut self, destination: std::net::IpAddr, now: Instant) -> Result<[u8; 8], DropReason> {
+        let id = self.table.owner(destination).ok_or(DropReason::NoMember)?;
+        let mut token = [0; 8];
+        self.entropy.fill(&mut token);
+        if self.peers[id].has_session() {
+            self.send_control(id, &Control::Probe(token).to_bytes(), None);
+        } else {
+            self.want_session(id, now)?;
+            // Who gave up waiting does not hold a place for ever.
+            if self.pings.len() >= MAX_PINGS {
+                self.pings.remove(0);
+            }
+            self.pings.push((id, token));
+        }
+        Ok(token)
+    }
+
+    /// Sends the probes that waited for a session with `id`.
+    pub(super) fn send_pings(&mut self, id: PeerId) {
+        let (ready, waiting): (Vec<_>, Vec<_>) = core::mem::take(&mut self.pings).into_iter().partition(|(peer, _)| *peer == id);
+        self.pings = waiting;
+        for (_, token) in ready {
+            self.send_control(id, &Control::Probe(token).to_bytes(), None);
+        }
+    }
+
     /// A token came back: if it was a challenge, and from where it was sent to, the peer has moved.
     fn take_probe_reply(&mut self, id: PeerId, token: [u8; 8], from: SocketAddr) {
+        self.events.push_back(Event::Pong(token));
         let live = self.peers[id].live();
         if live.challenge.is_some_and(|(to, sent, _)| to == from && sent == token) {
             live.challenge = None;

@@ -422,6 +422,7 @@ impl Node {
         let peer = self.peers[id].name.clone();
         self.events.push_back(Event::SessionUp { peer, tag: origin.tag, epoch: origin.epoch, rekey });
         self.flush_queue(id, now, ports);
+        self.send_pings(id);
         self.reschedule(id);
     }
 

@@ -180,6 +180,8 @@ pub enum Event {
     NoAnswer(Name),
     /// A peer moved.
     Moved(Name, SocketAddr),
+    /// The peer gave back the token of [`Node::handle_ping`].
+    Pong([u8; 8]),
     /// Something that should not happen did.
     Alarm(Alarm),
 }
@@ -258,6 +260,8 @@ pub struct Node {
     jar: Jar,
     answered: Seen<[u8; 12]>,
     asked: BTreeMap<[u8; 12], asking::Asked>,
+    /// Probes on behalf of people, which wait for a session.
+    pings: Vec<(PeerId, [u8; 8])>,
 
     salt: [u8; 4],
     counts: Counts,
@@ -308,6 +312,7 @@ impl Node {
             jar,
             answered,
             asked: BTreeMap::new(),
+            pings: Vec::new(),
             salt,
             counts: Counts::default(),
             transmits: VecDeque::new(),
