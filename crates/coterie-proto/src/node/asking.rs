@@ -111,9 +111,10 @@ impl Node {
         let statement = self.membership.check_statement(answer.statement, tag, &static_key, now)?;
         self.asked.remove(&answer.question);
         let id = self.learn_statement(statement);
+        let pinged = self.pings.iter().any(|(peer, _)| *peer == id);
         let live = self.peers[id].live();
         live.endpoint = Some(from);
-        if !live.queue.is_empty() {
+        if pinged || !live.queue.is_empty() {
             self.want_session(id, now)?;
         }
         Ok(())
