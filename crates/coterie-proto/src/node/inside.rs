@@ -71,7 +71,12 @@ impl Node {
         let live = peer.live();
         let Some(session) = live.current.as_mut() else { return Ok(()) };
         let was_unused = !session.used;
-        session.seal(0, salt, text, ports.outside(to, text.len() + SEALED_OVERHEAD))?;
+        let mut sealed = Err(CounterSpent);
+        ports.outside(to, text.len() + SEALED_OVERHEAD, |out| {
+            sealed = session.seal(0, salt, text, out);
+            sealed.is_ok()
+        });
+        sealed?;
         let worn = session.is_worn();
         live.sent += 1;
         self.counts.sent += 1;

@@ -112,12 +112,15 @@ pub struct Update {
     pub revocations: Option<Unverified<Revocations>>,
     /// The enclave's pulse.
     pub head: Option<Unverified<Head>>,
+    /// The exclusions of the template and the member, where they are told anew.
+    pub exclude: Option<Vec<Name>>,
 }
 
 /// Where the host's buffers are.
 pub trait Ports {
-    /// Room for one datagram of exactly `len` bytes to `to`; the core fills all of it before it returns.
-    fn outside(&mut self, to: SocketAddr, len: usize) -> &mut [u8];
+    /// One datagram of exactly `len` bytes to `to`: the host reserves room, `fill` writes all of it and says whether it is to
+    /// be sent; if not, the reservation is rolled back.
+    fn outside(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool);
 
     /// Delivers a packet to this machine's stack.
     fn inside(&mut self, packet: &[u8]);

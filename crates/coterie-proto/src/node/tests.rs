@@ -108,6 +108,7 @@ impl Enclave {
                 directory: others.iter().map(entry).collect(),
                 revocations: None,
                 head: None,
+                exclude: None,
             },
             counter: 1,
             accepted: vec![],
@@ -149,9 +150,11 @@ struct Buffers {
 }
 
 impl Ports for Buffers {
-    fn outside(&mut self, to: SocketAddr, len: usize) -> &mut [u8] {
-        self.out.push((to, vec![0; len]));
-        &mut self.out.last_mut().unwrap().1
+    fn outside(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        let mut bytes = vec![0; len];
+        if fill(&mut bytes) {
+            self.out.push((to, bytes));
+        }
     }
 
     fn inside(&mut self, packet: &[u8]) {

@@ -22,6 +22,9 @@ impl Node {
         self.own_addresses = self.membership.own_statements().flat_map(|s| s.addresses.iter().copied()).collect();
         self.own_addresses.sort_unstable();
         self.own_addresses.dedup();
+        if let Some(exclude) = update.exclude {
+            self.exclude = exclude;
+        }
         for entry in update.directory {
             self.learn_entry(entry);
         }
