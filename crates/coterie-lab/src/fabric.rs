@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +23,14 @@ pub(crate) struct Fabric {
     hub: AtomicBool,
     bridges: Mutex<Vec<String>>,
     addresses: Mutex<BTreeMap<IpAddr, MacAddr>>,
+    names: Mutex<Names>,
+}
+
+/// The hosts' names, and the files that tell each host of them.
+#[derive(Debug, Default)]
+struct Names {
+    entries: Vec<(IpAddr, String)>,
+    files: Vec<PathBuf>,
 }
 
 impl Fabric {
@@ -38,6 +48,7 @@ impl Fabric {
             hub: AtomicBool::new(false),
             bridges: Mutex::default(),
             addresses: Mutex::default(),
+            names: Mutex::default(),
         })
     }
 
@@ -132,6 +143,24 @@ impl Fabric {
 
     pub(crate) fn learn(&self, address: IpAddr, mac: MacAddr) {
         lock(&self.addresses).insert(address, mac);
+    }
+
+    /// Makes names known to every host.
+    pub(crate) fn name(&self, entries: impl IntoIterator<Item = (IpAddr, String)>, file: PathBuf) -> Result<()> {
+        let mut names = lock(&self.names);
+        names.entries.extend(entries);
+        if !names.files.contains(&file) {
+            names.files.push(file);
+        }
+        let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
+        for (address, name) in &names.entries {
+            writeln!(text, "{address} {name}").expect("a string can be written");
+        }
+        // Each is mounted on its host's, so it must stay the same file.
+        for file in &names.files {
+            fs::write(file, &text).map_err(LabError::io(format!("write {}", file.display())))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {

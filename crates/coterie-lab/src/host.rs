@@ -132,7 +132,7 @@ impl Host {
 
     /// Adds an interface on a bridge. [`crate::Lab::host`] has done so for [`OUTSIDE`].
     ///
-    /// IPv6 addresses are usable at once: nobody else can have them, so the kernel does not look for others first.
+    /// All hosts know its addresses by its name. IPv6 addresses are usable at once: nobody else can have them, so the kernel does not look for others first.
     ///
     /// # Errors
     /// When `ip` refuses a name or an address.
@@ -156,6 +156,8 @@ impl Host {
         }
         self.0.fabric.learn(mac.link_local().into(), mac);
         self.0.ip(&script)?;
+        let names = addresses.iter().map(|address| (address.addr(), self.name().to_owned()));
+        self.0.fabric.name(names, self.directory().join("etc/hosts"))?;
         interfaces.push(Interface {
             name: interface.to_owned(),
             port,

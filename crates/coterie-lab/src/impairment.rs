@@ -68,6 +68,8 @@ pub struct WireCounts {
     pub reordered: u64,
     /// Frames that the other end did not take.
     pub refused: u64,
+    /// Frames that the kernel lost before the wire could take them, for want of processor time.
+    pub overrun: u64,
 }
 
 /// The thread that carries frames.
@@ -190,6 +192,8 @@ impl Run {
                 self.take(usize::from(key == 1));
             }
             self.deliver();
+            let overrun = self.ends.iter_mut().map(|end| end.capture.lost().unwrap_or(0)).sum();
+            lock(&self.shared.counts).overrun = overrun;
         }
     }
 

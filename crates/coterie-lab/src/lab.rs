@@ -117,7 +117,7 @@ impl Lab {
         self.join(from, to, Some(impairment))
     }
 
-    /// Adds a host, with the interface [`OUTSIDE`] on a bridge, and makes its name known to all hosts.
+    /// Adds a host, with the interface [`OUTSIDE`] on a bridge.
     ///
     /// # Errors
     /// [`LabError::Name`]; when the system refuses a namespace or an address.
@@ -147,7 +147,6 @@ impl Lab {
         )?;
         host.attach(OUTSIDE, bridge, addresses)?;
         hosts.push(host.clone());
-        name_hosts(&hosts)?;
         drop(hosts);
         self.listeners.tell(&Event::Host {
             name: name.to_owned(),
@@ -275,19 +274,4 @@ impl Drop for Lab {
         // What cannot be removed goes with the tmpfs that it is on, at the latest when the program ends.
         let _: std::io::Result<()> = fs::remove_dir_all(&self.directory);
     }
-}
-
-/// Writes everybody's `/etc/hosts`. It is mounted on each host, so it must stay the same file.
-fn name_hosts(hosts: &[Host]) -> Result<()> {
-    let mut names = String::from("127.0.0.1 localhost\n::1 localhost\n");
-    for host in hosts {
-        for address in host.addresses() {
-            names.push_str(&format!("{address} {}\n", host.name()));
-        }
-    }
-    for host in hosts {
-        let path = host.directory().join("etc/hosts");
-        fs::write(&path, &names).map_err(LabError::io(format!("write {}", path.display())))?;
-    }
-    Ok(())
 }

@@ -1,0 +1,167 @@
+//! HTTP: busybox or Python serves, curl asks.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::command::Child;
+use crate::error::{LabError, Result};
+use crate::host::Host;
+
+/// A web server that serves files, on every address of its host.
+#[derive(Debug, Clone)]
+pub struct HttpServer {
+    child: Child,
+    port: u16,
+}
+
+impl HttpServer {
+    /// Starts one that serves the given files, by path without a leading slash, and waits until it listens.
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] when neither `busybox` nor `python3` is installed; when the port is taken.
+    pub fn start(host: &Host, port: u16, files: &[(&str, &[u8])]) -> Result<Self> {
+        let root = host.directory().join(format!("http-{port}"));
+        std::fs::create_dir_all(&root).map_err(LabError::io(format!("create {}", root.display())))?;
+        for (path, contents) in files {
+            host.write_file(root.join(path), contents)?;
+        }
+        let port_text = port.to_string();
+        let command = if super::find("busybox").is_some() {
+            host.command("busybox")
+                .args(["httpd", "-f", "-p", &port_text, "-h"])
+                .arg(&root)
+        } else if super::find("python3").is_some() {
+            let arguments = ["-m", "http.server", "--bind", "::", "--directory"];
+            host.command("python3").args(arguments).arg(&root).arg(&port_text)
+        } else {
+            return Err(LabError::Missing {
+                program: "busybox".to_owned(),
+                package: "busybox".to_owned(),
+            });
+        };
+        let child = command.spawn()?;
+        super::wait_until_listening(&child, port)?;
+        Ok(Self { child, port })
+    }
+
+    /// The server's process.
+    #[must_use]
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// The URL of a file at an address of the server.
+    #[must_use]
+    pub fn url(&self, address: IpAddr, path: &str) -> String {
+        format!("http://{}:{}/{path}", super::in_url(address), self.port)
+    }
+}
+
+/// A request by curl.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    url: String,
+    timeout: Duration,
+    header: Option<String>,
+}
+
+impl Fetch {
+    /// Asks for a URL, for 5 seconds at most.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            timeout: Duration::from_secs(5),
+            header: None,
+        }
+    }
+
+    /// How long curl waits for all of it.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// A header line that goes with the request, for instance to carry a canary.
+    #[must_use]
+    pub fn header(mut self, line: impl Into<String>) -> Self {
+        self.header = Some(line.into());
+        self
+    }
+
+    /// Asks from a host.
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] without `curl`. That nobody answers is no error: see [`Fetched`].
+    pub fn from(&self, host: &Host) -> Result<Fetched> {
+        let timeout = format!("{:.3}", self.timeout.as_secs_f64());
+        // The status goes to standard error's place, behind whatever the page is.
+        let mut command = host
+            .command("curl")
+            .args([
+                "--silent",
+                "--show-error",
+                "--max-time",
+                &timeout,
+                "--write-out",
+                "%{stderr}status=%{http_code}\n",
+            ])
+            .deadline(self.timeout + Duration::from_secs(5));
+        if let Some(header) = &self.header {
+            command = command.args(["--header", header]);
+        }
+        let output = command.arg(&self.url).run()?;
+        let status = output
+            .stderr
+            .lines()
+            .find_map(|line| line.strip_prefix("status=")?.parse().ok());
+        let said: Vec<_> = output
+            .stderr
+            .lines()
+            .filter(|line| !line.starts_with("status="))
+            .collect();
+        Ok(Fetched {
+            exit: output.status.code(),
+            status: status.filter(|status| *status != 0),
+            body: output.stdout,
+            said: said.join("\n"),
+            took: output.took,
+        })
+    }
+}
+
+/// What curl got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// curl's exit status; `None` when a signal ended it.
+    pub exit: Option<i32>,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// The page.
+    pub body: String,
+    /// What curl said went wrong.
+    pub said: String,
+    /// From curl's start to its end.
+    pub took: Duration,
+}
+
+impl Fetched {
+    /// Whether the page came, with status 200.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.exit == Some(0) && self.status == Some(200)
+    }
+
+    /// Whether curl was told that it cannot connect, rather than left waiting.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.exit == Some(7)
+    }
+
+    /// Whether curl gave up waiting.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.exit == Some(28)
+    }
+}
