@@ -4,7 +4,11 @@
 //! values come in as arguments, values go out. The same input gives the same output, on every machine and every day.
 //! The crate's `clippy.toml` bans what would break that promise.
 //!
-//! * [`file`]: the *enclave file*, one TOML file that describes an enclave: parser, validation with positions, policy
-//!   tests, JSON Schema.
+//! * [`mod@file`]: the *enclave file*, one TOML file that describes an enclave: parser, validation with positions, policy
+//!   tests, JSON Schema;
+//! * [`bundle`]: what a machine is given to become a member, and its request for it;
+//! * [`issue`]: the issuer of an enclave without a server.
 
+pub mod bundle;
 pub mod file;
+pub mod issue;

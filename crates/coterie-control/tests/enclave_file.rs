@@ -4,7 +4,13 @@
 //! with `REWRITE_EXPECTED=1` and review the difference.
 #![expect(
     clippy::disallowed_methods,
-    reason = "the crate reads no files; its tests read examples and expected texts"
+    clippy::disallowed_types,
+    reason = "the crate reads no files and no clock; its tests read examples and expected texts, and time one refusal"
+)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::unwrap_in_result,
+    reason = "the functions beside the tests are tests too"
 )]
 
 use std::{
@@ -108,20 +114,17 @@ fn no_expected_text_is_left_without_its_file() {
 }
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the promise is about time: milliseconds, however large the file"
-)]
 fn a_file_of_ten_megabytes_is_refused_at_once() {
     let text = "# filler\n".repeat(10 * 1024 * 1024 / 9 + 1);
-    let start = Instant::now();
-    let diagnostics = parse(&text).unwrap_err();
-    let rendered = diagnostics.render("huge.toml", Style::Plain);
-    assert!(
-        start.elapsed() < Duration::from_millis(50),
-        "took {:?}",
-        start.elapsed()
-    );
+    let refuse = || {
+        let start = Instant::now();
+        let diagnostics = parse(&text).unwrap_err();
+        let rendered = diagnostics.render("huge.toml", Style::Plain);
+        (start.elapsed(), diagnostics, rendered)
+    };
+    // The best of a few, so that another program's turn on the processor is not counted.
+    let (took, diagnostics, rendered) = (0..5).map(|_| refuse()).min_by_key(|(took, ..)| *took).unwrap();
+    assert!(took < Duration::from_millis(10), "took {took:?}");
     assert!(text.len() > 10 * MAX_BYTES - 9);
     check("huge.toml", "", &diagnostics);
     assert_eq!(diagnostics, parse_bytes(text.as_bytes()).unwrap_err());

@@ -83,3 +83,51 @@ impl Match {
             && self.memory.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::value, *};
+
+    #[test]
+    fn every_selector_must_fit_and_what_is_not_known_fits_none() {
+        let uuid = value::uuid("4c4c4544-0042-3510-8054-b4c04f4e3132").unwrap();
+        let wanted = Match {
+            name: None,
+            labels: BTreeMap::new(),
+            mac: vec![
+                value::mac_pattern("aa:*").unwrap(),
+                value::mac_pattern("52:54:00:*").unwrap(),
+            ],
+            uuid: vec![uuid],
+            cpus: Some(Bounds::exactly(4)),
+            memory: None,
+        };
+        let fitting = Facts {
+            mac: vec![[1; 6], [0x52, 0x54, 0, 9, 9, 9]],
+            uuid: Some(uuid),
+            cpus: Some(4),
+            ..Facts::default()
+        };
+        assert!(wanted.matches(&fitting));
+        assert!(!wanted.matches(&Facts {
+            mac: vec![[1; 6]],
+            ..fitting.clone()
+        }));
+        assert!(!wanted.matches(&Facts {
+            mac: Vec::new(),
+            ..fitting.clone()
+        }));
+        assert!(!wanted.matches(&Facts {
+            uuid: Some(Uuid::from_bytes([0; 16])),
+            ..fitting.clone()
+        }));
+        assert!(!wanted.matches(&Facts {
+            uuid: None,
+            ..fitting.clone()
+        }));
+        assert!(!wanted.matches(&Facts {
+            cpus: Some(5),
+            ..fitting
+        }));
+    }
+}

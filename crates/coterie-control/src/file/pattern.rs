@@ -62,7 +62,7 @@ pub enum PatternError {
     /// No character at all.
     #[error("it is empty")]
     Empty,
-    /// More than [`MAX_NAME`] characters.
+    /// More than 63 characters.
     #[error("it has {length} characters, more than {MAX_NAME}")]
     TooLong {
         /// Characters found.

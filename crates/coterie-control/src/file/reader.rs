@@ -230,7 +230,7 @@ impl<'d, 'i> Fields<'d, 'i> {
     }
 
     /// A table inside this one.
-    pub(super) fn table(&self, name: &str, report: &mut Report) -> Option<Fields<'d, 'i>> {
+    pub(super) fn table(&self, name: &str, report: &mut Report) -> Option<Self> {
         let (key, at) = self.value(name)?;
         let (DeValue::Table(table), Kind::Table(spec)) = (at.value, &key.kind) else {
             report.push(wrong_type(key, &at));
@@ -267,7 +267,7 @@ impl<'d, 'i> Fields<'d, 'i> {
 
     /// The tables of `[NAME.*]`, with the name of each; those without a valid name are reported and left out.
     /// The flag says whether none was left out.
-    pub(super) fn named(&self, name: &str, report: &mut Report) -> (Vec<(At<Name>, Fields<'d, 'i>)>, bool) {
+    pub(super) fn named(&self, name: &str, report: &mut Report) -> (Vec<(At<Name>, Self)>, bool) {
         let Some(Key {
             kind: Kind::Named(spec),
             ..
@@ -297,7 +297,7 @@ impl<'d, 'i> Fields<'d, 'i> {
     }
 
     /// The tables of `[[NAME]]`, in order.
-    pub(super) fn tables(&self, name: &str, report: &mut Report) -> Vec<Fields<'d, 'i>> {
+    pub(super) fn tables(&self, name: &str, report: &mut Report) -> Vec<Self> {
         let Some((key, at)) = self.value(name) else {
             return Vec::new();
         };
