@@ -1,0 +1,8 @@
+//! What the crate asks of the kernel, asked of a real one: in network namespaces that each test makes for itself.
+
+mod links;
+mod lockdown;
+mod memory;
+mod namespace;
+mod packets;
+mod wire;
