@@ -7,7 +7,7 @@ use coterie_io::link::{Family, Links, MAIN_TABLE, Mark, Protocol, Route, RouteKi
 use coterie_io::netns::{NetNs, unpin};
 use ipnet::IpNet;
 
-use crate::namespace::{inside, namespace, with_namespaces};
+use crate::namespace::{inside, namespace, say, with_namespaces};
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("a literal")
@@ -224,7 +224,9 @@ fn a_pinned_namespace_outlives_its_makers() {
         let made = namespace();
         if let Err(error) = made.pin(&path) {
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
-            eprintln!("skipped: the mount namespace belongs to somebody else ({error})");
+            say(&format!(
+                "skipped: the mount namespace belongs to somebody else ({error})"
+            ));
             return;
         }
         assert_eq!(made.pin(&path).expect_err("taken").kind(), io::ErrorKind::AlreadyExists);

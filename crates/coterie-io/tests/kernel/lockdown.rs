@@ -12,7 +12,7 @@ use coterie_io::tun::{PacketBatch, Tun};
 use coterie_io::udp::{RecvBatch, SendBatch, UdpOptions, UdpPort};
 use rustix::net::{AddressFamily, SocketType, ipproto, sendto};
 
-use crate::namespace::{LONG, inside, may_open_tun, namespace, readable, with_namespaces};
+use crate::namespace::{LONG, inside, may_open_tun, namespace, readable, say, with_namespaces};
 use crate::wire::{is_resolution, kinds_until, udp_frame};
 
 const PORT: u16 = 7_077;
@@ -373,7 +373,7 @@ fn an_unprivileged_program_is_told_at_once_whichever_layer_is_left() {
                 let mut capture = wire.capture();
                 let tries = inside(&wire.locked, || {
                     if let Err(error) = become_nobody() {
-                        eprintln!("as root, since this namespace has no other user: {error}");
+                        say(&format!("as root, since this namespace has no other user: {error}"));
                     } else {
                         let marked = UdpOptions {
                             mark: Some(MARK),

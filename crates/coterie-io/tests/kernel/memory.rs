@@ -18,6 +18,8 @@ use coterie_io::generation::{Generation, Paths};
 use coterie_io::memory::{Journal, Sealed, passed_descriptors, store_descriptor};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use crate::namespace::say;
+
 fn copy(of: impl AsFd) -> OwnedFd {
     of.as_fd().try_clone_to_owned().expect("a descriptor is left")
 }
@@ -171,7 +173,7 @@ fn memory_is_not_dumped() {
                 let locked = status.lines().find(|line| line.starts_with("VmLck:")).expect("listed");
                 assert!(!locked.contains(" 0 kB"), "{locked}");
             }
-            Err(error) => eprintln!("memory cannot be locked here: {error}"),
+            Err(error) => say(&format!("memory cannot be locked here: {error}")),
         }
         return;
     }

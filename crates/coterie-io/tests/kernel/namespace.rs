@@ -5,7 +5,7 @@
     reason = "a process must have one thread to enter a user namespace: the child between fork and exec"
 )]
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -39,16 +39,25 @@ pub(crate) fn with_namespaces(module: &str, name: &str, test: fn()) {
                 not_allowed.contains(&error.kind()),
                 "{name} could not be started: {error}"
             );
-            eprintln!("skipped: {name} needs root or user namespaces, and this system allows neither ({error})")
+            say(&format!(
+                "skipped: {name} needs root or user namespaces, and this system allows neither ({error})"
+            ));
         }
     }
+}
+
+/// Prints a line that is seen although the test passes.
+pub(crate) fn say(line: &str) {
+    writeln!(io::stderr(), "{line}").expect("somebody reads the output of tests");
 }
 
 /// Whether this user may open the TUN device, which some systems keep for root; prints it if not.
 pub(crate) fn may_open_tun() -> bool {
     let opened = std::fs::File::options().read(true).write(true).open("/dev/net/tun");
     if let Err(error) = &opened {
-        eprintln!("skipped: /dev/net/tun cannot be opened by this user ({error})");
+        say(&format!(
+            "skipped: /dev/net/tun cannot be opened by this user ({error})"
+        ));
     }
     opened.is_ok()
 }
