@@ -2,6 +2,7 @@
 
 mod links;
 mod lockdown;
+mod locked;
 mod memory;
 mod namespace;
 mod packets;
