@@ -1,0 +1,354 @@
+//! The bundle's bytes (BUNDLE section 3).
+
+use core::net::SocketAddr;
+
+use coterie_crypto::{
+    aead::Suite,
+    dh::PublicKey,
+    sign::{SIGNATURE_LEN, SigningKey, VerifyingKey},
+};
+use coterie_model::{
+    Authority, Malformed, MemberId, Name, Prefix, Reader, Serial, UnixTime, Unverified, Writer, signed::MAX_REVOCATIONS,
+};
+
+use super::view::SealedView;
+use crate::file::Return;
+
+/// What the bundle's signature is bound to.
+pub(crate) const SIGNATURE_LABEL: &str = "coterie/1 bundle";
+/// The version that this program reads and writes.
+pub(crate) const VERSION: u8 = 1;
+
+const MAX_CERTIFICATE: usize = 16 * 1024;
+const MAX_STATEMENT: usize = 1232;
+const MAX_COUNTED: usize = 64;
+const MAX_MANIFESTS: usize = 4 * 64;
+const MAX_LISTS: usize = 128 + 56 * MAX_REVOCATIONS;
+const MAX_POOLS: usize = 16;
+const MAX_GATEWAYS: usize = 16;
+const MAX_EXCLUSIONS: usize = 512;
+
+/// What tells a member that membership goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Freshness {
+    /// Statements alone, until they end: an enclave without a server.
+    Offline,
+    /// Heads of a server, every 10 seconds.
+    Heads,
+}
+
+/// What a member's template says about how it behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateSettings {
+    /// The template's name.
+    pub name: Name,
+    /// Whether nothing leaves in the clear on the outside interface.
+    pub lockdown: bool,
+    /// Whether running members may be snapshot and forked.
+    pub forkable: bool,
+    /// Whether the member may change its outside address while sessions live.
+    pub roaming: bool,
+    /// What admits the member again after reboot, restore or fork.
+    pub returning: Return,
+    /// Cipher suites that it may use, at least one.
+    pub suites: Vec<Suite>,
+    /// The one that it is to ask for; `None` leaves it to the node, which knows its CPU.
+    pub preferred: Option<Suite>,
+    /// Members that it does not want to hear it, by name.
+    pub exclude: Vec<Name>,
+}
+
+/// The front of a bundle: what can be told before anything was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Front {
+    pub(crate) root: VerifyingKey,
+    pub(crate) authority: Unverified<Authority>,
+    pub(crate) name: Name,
+    pub(crate) serial: Serial,
+    pub(crate) issued: UnixTime,
+    pub(crate) not_after: UnixTime,
+}
+
+/// The rest. Signed objects are bytes here: they are parsed and verified by who opens the bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) member: MemberId,
+    pub(crate) static_key: PublicKey,
+    pub(crate) freshness: Freshness,
+    pub(crate) port: u16,
+    pub(crate) mtu: Option<u16>,
+    pub(crate) gateways: Vec<SocketAddr>,
+    pub(crate) pools: Vec<Prefix>,
+    pub(crate) template: TemplateSettings,
+    pub(crate) root_certificate: Vec<u8>,
+    pub(crate) bundle_certificate: Vec<u8>,
+    pub(crate) identity_certificate: Vec<u8>,
+    pub(crate) statements: Vec<Vec<u8>>,
+    pub(crate) manifests: Vec<Vec<u8>>,
+    pub(crate) revocations: Option<Vec<u8>>,
+    pub(crate) head: Option<Vec<u8>>,
+    pub(crate) views: Vec<SealedView>,
+}
+
+/// The whole bundle, signed.
+pub(crate) fn encode(front: &Front, content: &Content, statement_key: &SigningKey) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.bytes(&front.root.0)
+        .counted(front.authority.bytes())
+        .name(&front.name);
+    w.u64(front.serial).u64(front.issued.0).u64(front.not_after.0);
+    encode_content(content, &mut w);
+    let rest = w.into_bytes();
+
+    let mut w = Writer::new();
+    let length = u32::try_from(1 + 4 + rest.len() + SIGNATURE_LEN).expect("a bundle is bounded where it is made");
+    w.u8(VERSION).u32(length).bytes(&rest);
+    let mut bytes = w.into_bytes();
+    bytes.extend_from_slice(&statement_key.sign(SIGNATURE_LABEL, &bytes));
+    bytes
+}
+
+fn encode_content(c: &Content, w: &mut Writer) {
+    w.bytes(&c.member.0).bytes(&c.static_key);
+    w.u8(match c.freshness {
+        Freshness::Offline => 0,
+        Freshness::Heads => 1,
+    });
+    w.u16(c.port).u16(c.mtu.unwrap_or(0));
+    count(w, c.gateways.len());
+    c.gateways.iter().for_each(|g| {
+        w.endpoint(g);
+    });
+    count(w, c.pools.len());
+    c.pools.iter().for_each(|p| {
+        w.prefix(p);
+    });
+    encode_template(&c.template, w);
+    w.counted(&c.root_certificate)
+        .counted(&c.bundle_certificate)
+        .counted(&c.identity_certificate);
+    count(w, c.statements.len());
+    c.statements.iter().for_each(|s| {
+        w.counted(s);
+    });
+    w.u16(u16::try_from(c.manifests.len()).expect("at most 256 manifests, checked where a bundle is made"));
+    c.manifests.iter().for_each(|m| {
+        w.counted(m);
+    });
+    w.counted(c.revocations.as_deref().unwrap_or_default())
+        .counted(c.head.as_deref().unwrap_or_default());
+    count(w, c.views.len());
+    for view in &c.views {
+        w.bytes(&view.label)
+            .u64(view.epoch)
+            .bytes(&view.query)
+            .bytes(&view.nonce);
+        w.u32(u32::try_from(view.sealed.len()).expect("a bundle is bounded where it is made"))
+            .bytes(&view.sealed);
+    }
+}
+
+fn encode_template(t: &TemplateSettings, w: &mut Writer) {
+    w.name(&t.name)
+        .u8(u8::from(t.lockdown))
+        .u8(u8::from(t.forkable))
+        .u8(u8::from(t.roaming));
+    w.u8(match t.returning {
+        Return::None => 0,
+        Return::Source => 1,
+        Return::Ticket => 2,
+        Return::Tpm => 3,
+    });
+    w.u8(t.suites.iter().fold(0, |mask, suite| mask | suite.bit()))
+        .u8(t.preferred.map_or(0, Suite::bit));
+    w.u16(u16::try_from(t.exclude.len()).expect("at most 512 exclusions, checked where the enclave file is read"));
+    t.exclude.iter().for_each(|name| {
+        w.name(name);
+    });
+}
+
+fn count(w: &mut Writer, n: usize) {
+    w.u8(u8::try_from(n).expect("lists of a bundle are bounded where it is made"));
+}
+
+/// Why the bytes are no bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Version(u8),
+    /// Fewer or more bytes than the bundle says that it has.
+    Length {
+        stated: usize,
+        actual: usize,
+    },
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for Fault {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+/// Reads the front; gives the reader of the content.
+pub(crate) fn decode_front(bytes: &[u8]) -> Result<Front, Fault> {
+    let mut r = Reader::new(bytes);
+    decode_front_from(&mut r, bytes.len())
+}
+
+fn decode_front_from(r: &mut Reader<'_>, actual: usize) -> Result<Front, Fault> {
+    let version = r.u8("version")?;
+    if version != VERSION {
+        return Err(Fault::Version(version));
+    }
+    let stated = usize::try_from(r.u32("length")?).unwrap_or(usize::MAX);
+    if stated != actual {
+        return Err(Fault::Length { stated, actual });
+    }
+    let root = VerifyingKey(r.array("root key")?);
+    let bad = r.malformed("authority");
+    let authority = Unverified::parse(r.counted(MAX_STATEMENT, "authority")?).map_err(|_inner| bad)?;
+    Ok(Front {
+        root,
+        authority,
+        name: r.name("member name")?,
+        serial: r.u64("serial")?,
+        issued: UnixTime(r.u64("issue time")?),
+        not_after: UnixTime(r.u64("not-after")?),
+    })
+}
+
+/// Body and signature of the whole.
+pub(crate) fn split(bytes: &[u8]) -> Option<(&[u8], &[u8; SIGNATURE_LEN])> {
+    bytes.split_last_chunk()
+}
+
+/// Reads the content, behind the front.
+pub(crate) fn decode_content(bytes: &[u8]) -> Result<Content, Fault> {
+    let mut r = Reader::new(bytes);
+    decode_front_from(&mut r, bytes.len())?;
+    let content = Content {
+        member: MemberId(r.array("member")?),
+        static_key: r.array("static key")?,
+        freshness: {
+            let bad = r.malformed("freshness");
+            match r.u8("freshness")? {
+                0 => Freshness::Offline,
+                1 => Freshness::Heads,
+                _ => return Err(bad.into()),
+            }
+        },
+        port: r.u16("port")?,
+        mtu: Some(r.u16("inside MTU")?).filter(|mtu| *mtu != 0),
+        gateways: few(&mut r, MAX_GATEWAYS, "gateways", |r| r.endpoint("gateway"))?,
+        pools: few(&mut r, MAX_POOLS, "pools", |r| r.prefix("pool"))?,
+        template: decode_template(&mut r)?,
+        root_certificate: r.counted(MAX_CERTIFICATE, "root certificate")?.to_vec(),
+        bundle_certificate: r.counted(MAX_CERTIFICATE, "bundle certificate")?.to_vec(),
+        identity_certificate: r.counted(MAX_CERTIFICATE, "identity certificate")?.to_vec(),
+        statements: few(&mut r, MAX_COUNTED, "statements", |r| {
+            r.counted(MAX_STATEMENT, "statement").map(Vec::from)
+        })?,
+        manifests: many(&mut r, MAX_MANIFESTS, "manifests", |r| {
+            r.counted(MAX_STATEMENT, "manifest").map(Vec::from)
+        })?,
+        revocations: Some(r.counted(MAX_LISTS, "revocations")?.to_vec()).filter(|b| !b.is_empty()),
+        head: Some(r.counted(MAX_STATEMENT, "head")?.to_vec()).filter(|b| !b.is_empty()),
+        views: few(&mut r, MAX_COUNTED, "views", decode_view)?,
+    };
+    r.take(SIGNATURE_LEN, "signature")?;
+    r.finish()?;
+    Ok(content)
+}
+
+fn decode_template(r: &mut Reader<'_>) -> Result<TemplateSettings, Malformed> {
+    Ok(TemplateSettings {
+        name: r.name("template name")?,
+        lockdown: flag(r, "lockdown")?,
+        forkable: flag(r, "forkable")?,
+        roaming: flag(r, "roaming")?,
+        returning: {
+            let bad = r.malformed("return");
+            match r.u8("return")? {
+                0 => Return::None,
+                1 => Return::Source,
+                2 => Return::Ticket,
+                3 => Return::Tpm,
+                _ => return Err(bad),
+            }
+        },
+        suites: {
+            let bad = r.malformed("suites");
+            let mask = r.u8("suites")?;
+            if mask == 0 || mask > 7 {
+                return Err(bad);
+            }
+            Suite::ALL.into_iter().filter(|suite| mask & suite.bit() != 0).collect()
+        },
+        preferred: {
+            let bad = r.malformed("preferred suite");
+            match r.u8("preferred suite")? {
+                0 => None,
+                bit => Some(Suite::from_bit(bit).ok_or(bad)?),
+            }
+        },
+        exclude: many(r, MAX_EXCLUSIONS, "exclusions", |r| r.name("excluded member"))?,
+    })
+}
+
+fn decode_view(r: &mut Reader<'_>) -> Result<SealedView, Malformed> {
+    Ok(SealedView {
+        label: r.array("label")?,
+        epoch: r.u64("epoch of a view")?,
+        query: r.array("wrapped query key")?,
+        nonce: r.array("nonce of a view")?,
+        sealed: {
+            let bad = r.malformed("view");
+            let length = usize::try_from(r.u32("view")?).map_err(|_large| bad)?;
+            r.take(length, "view")?.to_vec()
+        },
+    })
+}
+
+fn flag(r: &mut Reader<'_>, what: &'static str) -> Result<bool, Malformed> {
+    let bad = r.malformed(what);
+    match r.u8(what)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(bad),
+    }
+}
+
+fn few<'a, T>(
+    r: &mut Reader<'a>,
+    max: usize,
+    what: &'static str,
+    one: impl FnMut(&mut Reader<'a>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let bad = r.malformed(what);
+    let count = usize::from(r.u8(what)?);
+    repeat(r, count, max, bad, one)
+}
+
+fn many<'a, T>(
+    r: &mut Reader<'a>,
+    max: usize,
+    what: &'static str,
+    one: impl FnMut(&mut Reader<'a>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let bad = r.malformed(what);
+    let count = usize::from(r.u16(what)?);
+    repeat(r, count, max, bad, one)
+}
+
+fn repeat<'a, T>(
+    r: &mut Reader<'a>,
+    count: usize,
+    max: usize,
+    bad: Malformed,
+    mut one: impl FnMut(&mut Reader<'a>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    if count > max {
+        return Err(bad);
+    }
+    (0..count).map(|_| one(r)).collect()
+}

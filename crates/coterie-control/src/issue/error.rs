@@ -1,0 +1,133 @@
+use coterie_crypto::Refused;
+use coterie_model::{Epoch, Name, UnixTime};
+
+use crate::{
+    bundle::{CertificateError, RequestError, date},
+    file::Diagnostics,
+};
+
+/// Why an enclave does not do what it is asked for. What it had done until then is not to be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IssueError {
+    /// The enclave file has errors.
+    #[error("the enclave file is not accepted:\n{0}")]
+    File(Box<Diagnostics>),
+    /// The enclave file is of another enclave.
+    #[error(
+        "the file describes enclave `{found}`, this directory is of enclave `{expected}`; use the file of `{expected}`"
+    )]
+    OtherEnclave {
+        /// The directory's.
+        expected: Name,
+        /// The file's.
+        found: Name,
+    },
+    /// The request.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// No such member in the enclave file.
+    #[error("the enclave file has no member `{0}`; add it to the file and run `coterie enclave update`")]
+    UnknownMember(Name),
+    /// No such community in the enclave file.
+    #[error("the enclave file has no community `{0}`")]
+    UnknownCommunity(Name),
+    /// The member has made no request, or was revoked.
+    #[error("member `{0}` is not enrolled; give the request that its machine made with `coterie bundle request`")]
+    NotEnrolled(Name),
+    /// The static key is another member's.
+    #[error(
+        "the static key of this request is the one of member `{0}`; make new keys on the machine and a new request"
+    )]
+    KeyInUse(Name),
+    /// The static key was revoked.
+    #[error(
+        "the static key of this request was revoked, until {}; make new keys on the machine and a new request",
+        date::text(*.0)
+    )]
+    KeyRevoked(UnixTime),
+    /// The request has the static key of an enrolment but another identity key.
+    #[error(
+        "member `{0}` is enrolled with this static key and another identity key; make new keys on the machine and a new \
+         request"
+    )]
+    OtherIdentity(Name),
+    /// The request's sealing key.
+    #[error("the sealing key of this request is no X-Wing key; make new keys on the machine and a new request")]
+    SealingKey,
+    /// A scheduled epoch has not activated yet.
+    #[error(
+        "epoch {epoch} of community `{community}` was handed out and activates at {}; roll again after that, or with kind \
+         removal", date::text(*.activates)
+    )]
+    NextPending {
+        /// The community.
+        community: Name,
+        /// The epoch.
+        epoch: Epoch,
+        /// When it activates.
+        activates: UnixTime,
+    },
+    /// The clock is behind an earlier run.
+    #[error("the clock says {}, but this enclave was used at {}; set the clock", date::text(*.now), date::text(*.latest))]
+    ClockBehind {
+        /// What it says.
+        now: UnixTime,
+        /// The latest use.
+        latest: UnixTime,
+    },
+    /// The authority has ended.
+    #[error("the enclave's authority ended at {}; make a new enclave with `coterie enclave init`", date::text(*.0))]
+    AuthorityEnded(UnixTime),
+    /// The list of revocations is full.
+    #[error("{0} static keys are revoked, the most that a list holds; wait until the first of them have ended")]
+    TooManyRevocations(usize),
+    /// A certificate could not be made.
+    #[error("certificate: {0}")]
+    Certificate(#[from] CertificateError),
+    /// A file of the directory is missing.
+    #[error(
+        "{path} is missing from the enclave directory; restore it, or make a new enclave with `coterie enclave init`"
+    )]
+    Missing {
+        /// Relative to the directory.
+        path: &'static str,
+    },
+    /// A file of the directory cannot be used.
+    #[error("{path}: {reason}; restore the enclave directory as a whole")]
+    Damaged {
+        /// Relative to the directory.
+        path: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key of an epoch is not in the directory.
+    #[error(
+        "the key of epoch {epoch} of community `{community}` is missing from {}; restore the enclave directory as a \
+             whole, or roll the community with kind removal",
+        super::files::EPOCHS
+    )]
+    MissingKey {
+        /// The community.
+        community: Name,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The bundle would be longer than is read.
+    #[error(
+        "the bundle of member `{member}` would have {bytes} bytes, more than {} are read; put the member in fewer communities",
+        crate::bundle::MAX_BYTES
+    )]
+    TooLarge {
+        /// The member.
+        member: Name,
+        /// Bytes of the file.
+        bytes: usize,
+    },
+}
+
+impl From<Refused> for IssueError {
+    /// The one primitive that can refuse an issuer is the seal to a request's sealing key.
+    fn from(_refused: Refused) -> Self {
+        Self::SealingKey
+    }
+}

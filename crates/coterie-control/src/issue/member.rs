@@ -1,0 +1,232 @@
+//! Members: who is enrolled with which keys, and who is refused.
+
+use std::collections::BTreeMap;
+
+use coterie_crypto::{Entropy, dh::PublicKey};
+use coterie_model::{
+    CommunityTag, MemberId, Name, Prefix, Revocation, Revocations, Serial, Signed, Statement, UnixTime,
+    signed::MAX_REVOCATIONS,
+};
+
+use super::{Enclave, IssueError};
+use crate::bundle::Request;
+
+/// A member as its issuer has it; stays when the member goes, so that no serial is used twice.
+#[derive(Debug, Default)]
+pub(super) struct MemberRecord {
+    /// Of the newest bundle.
+    pub(super) serial: Serial,
+    /// Of the newest statement.
+    pub(super) statement_serial: Serial,
+    pub(super) enrolment: Option<Enrolment>,
+}
+
+/// One machine with one set of keys.
+#[derive(Debug)]
+pub(super) struct Enrolment {
+    pub(super) member: MemberId,
+    pub(super) request: Request,
+    pub(super) statements: BTreeMap<CommunityTag, Signed<Statement>>,
+    /// When the last of its statements ends, those included that were replaced.
+    pub(super) ends: UnixTime,
+}
+
+/// What a request did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// The member had no keys.
+    New,
+    /// The member has these keys already.
+    Known,
+    /// The member had others, which are revoked now; the communities that it holds should be rolled if the old machine
+    /// is not trusted any more.
+    Replaced,
+}
+
+impl Enclave {
+    /// Enrols the machine that made `request`: from now on others are told of its key.
+    ///
+    /// # Errors
+    /// [`IssueError`] when the enclave file has no such member, or the keys are another member's or revoked.
+    pub fn admit(
+        &mut self,
+        request: &Request,
+        now: UnixTime,
+        entropy: &mut dyn Entropy,
+    ) -> Result<Admission, IssueError> {
+        let now = self.advance(now)?;
+        let name = request.name();
+        if !self.file().members.contains_key(name) {
+            return Err(IssueError::UnknownMember(name.clone()));
+        }
+        self.check_static_key(request, now)?;
+        let admission = match self.enrolment(name) {
+            Ok(known) if known.request.static_key() == request.static_key() => {
+                if known.request.identity_key() != request.identity_key() {
+                    return Err(IssueError::OtherIdentity(name.clone()));
+                }
+                Admission::Known
+            }
+            Ok(_) => Admission::Replaced,
+            Err(_) => Admission::New,
+        };
+        if admission == Admission::Known {
+            self.enrolment_mut(name)?.request = request.clone();
+        } else {
+            if admission == Admission::Replaced {
+                self.revoke(name, now)?;
+            }
+            let mut member = MemberId::default();
+            entropy.fill(&mut member.0);
+            let enrolment = Enrolment {
+                member,
+                request: request.clone(),
+                statements: BTreeMap::new(),
+                ends: now,
+            };
+            self.members.entry(name.clone()).or_default().enrolment = Some(enrolment);
+        }
+        self.renew_statements(name, now)?;
+        Ok(admission)
+    }
+
+    /// Refuses a member's keys everywhere, as soon as others have a newer bundle, until its last statement would have
+    /// ended; gives the communities that it held, which are to be rolled ([`super::Roll::Removal`]). It may enrol again
+    /// with new keys.
+    ///
+    /// # Errors
+    /// [`IssueError`] when it is not enrolled or the list is full.
+    pub fn revoke(&mut self, name: &Name, now: UnixTime) -> Result<Vec<Name>, IssueError> {
+        let now = self.advance(now)?;
+        let enrolment = self.enrolment(name)?;
+        let entry = Revocation {
+            member: enrolment.member,
+            static_key: *enrolment.request.static_key(),
+            until: enrolment.ends,
+        };
+        let held = self
+            .communities
+            .iter()
+            .filter(|(_, c)| enrolment.statements.contains_key(&c.tag))
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.add_revocation(entry, now)?;
+        if let Some(record) = self.members.get_mut(name) {
+            record.enrolment = None;
+        }
+        Ok(held)
+    }
+
+    /// Makes the member's statements anew where they would end earlier than they can, or say something else than the
+    /// enclave file.
+    pub(super) fn renew_statements(&mut self, name: &Name, now: UnixTime) -> Result<(), IssueError> {
+        let file = self
+            .file()
+            .members
+            .get(name)
+            .ok_or_else(|| IssueError::UnknownMember(name.clone()))?;
+        let addresses: Vec<Prefix> = file.addresses.iter().filter_map(|ip| Prefix::host(*ip)).collect();
+        let tags: Vec<CommunityTag> = file
+            .communities
+            .iter()
+            .map(|c| self.community(c).map(|c| c.tag))
+            .collect::<Result<_, _>>()?;
+        let not_after = self.lease_end(now);
+        let (era, enclave) = (self.authority.era, self.authority.enclave);
+        let record = self
+            .members
+            .get_mut(name)
+            .ok_or_else(|| IssueError::NotEnrolled(name.clone()))?;
+        let enrolment = record
+            .enrolment
+            .as_mut()
+            .ok_or_else(|| IssueError::NotEnrolled(name.clone()))?;
+        let serial = record.statement_serial + 1;
+        let mut statements = BTreeMap::new();
+        for tag in tags {
+            let statement = Statement {
+                era,
+                enclave,
+                tag,
+                member: enrolment.member,
+                name: name.clone(),
+                static_key: *enrolment.request.static_key(),
+                addresses: addresses.clone(),
+                serial,
+                not_after,
+            };
+            let known = enrolment.statements.remove(&tag);
+            let same = |old: &Signed<Statement>| {
+                Statement {
+                    serial: old.serial,
+                    ..statement.clone()
+                } == **old
+            };
+            let statement = match known.filter(same) {
+                Some(known) => known,
+                None => {
+                    record.statement_serial = serial;
+                    Signed::sign(statement, &self.statement_key)
+                }
+            };
+            statements.insert(tag, statement);
+        }
+        enrolment.statements = statements;
+        enrolment.ends = enrolment.ends.max(not_after);
+        Ok(())
+    }
+
+    pub(super) fn enrolment(&self, name: &Name) -> Result<&Enrolment, IssueError> {
+        let record = self.members.get(name).and_then(|record| record.enrolment.as_ref());
+        record.ok_or_else(|| IssueError::NotEnrolled(name.clone()))
+    }
+
+    fn enrolment_mut(&mut self, name: &Name) -> Result<&mut Enrolment, IssueError> {
+        let record = self.members.get_mut(name).and_then(|record| record.enrolment.as_mut());
+        record.ok_or_else(|| IssueError::NotEnrolled(name.clone()))
+    }
+
+    /// A static key belongs to one member and, once revoked, to none: otherwise one member's traffic could be attributed
+    /// to another one that filed its public key.
+    fn check_static_key(&self, request: &Request, now: UnixTime) -> Result<(), IssueError> {
+        let key: &PublicKey = request.static_key();
+        let owner = self.members.iter().find(|(name, record)| {
+            *name != request.name() && record.enrolment.as_ref().is_some_and(|e| e.request.static_key() == key)
+        });
+        if let Some((owner, _)) = owner {
+            return Err(IssueError::KeyInUse(owner.clone()));
+        }
+        let revoked = self
+            .revocations
+            .iter()
+            .flat_map(|list| &list.entries)
+            .find(|e| e.static_key == *key);
+        match revoked.filter(|entry| entry.until > now) {
+            Some(entry) => Err(IssueError::KeyRevoked(entry.until)),
+            None => Ok(()),
+        }
+    }
+
+    fn add_revocation(&mut self, entry: Revocation, now: UnixTime) -> Result<(), IssueError> {
+        let (revision, entries) = match &self.revocations {
+            Some(list) => (list.revision, list.entries.clone()),
+            None => (0, Vec::new()),
+        };
+        let mut entries: Vec<Revocation> = entries.into_iter().filter(|e| e.until > now).collect();
+        if entry.until > now {
+            entries.push(entry);
+        }
+        if entries.len() > MAX_REVOCATIONS {
+            return Err(IssueError::TooManyRevocations(MAX_REVOCATIONS));
+        }
+        entries.sort_by_key(|e| e.static_key);
+        let list = Revocations {
+            era: self.authority.era,
+            enclave: self.authority.enclave,
+            revision: revision + 1,
+            entries,
+        };
+        self.revocations = Some(Signed::sign(list, &self.statement_key));
+        Ok(())
+    }
+}

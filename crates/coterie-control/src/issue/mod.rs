@@ -1,0 +1,318 @@
+//! The issuer of an enclave without a server: its keys and state, and the bundles that it makes (docs/BUNDLE.md).
+//!
+//! [`Enclave`] is the state of one *enclave directory*. [`Enclave::init`] makes it from an enclave file,
+//! [`Enclave::to_files`] and [`Enclave::from_files`] carry it to and from the files of the directory. Machines are enrolled
+//! with [`Enclave::admit`], get bundles from [`Enclave::issue`], lose their membership by [`Enclave::revoke`];
+//! communities get new keys by [`Enclave::roll`].
+//!
+//! Pure: time and randomness are arguments, files are bytes. The directory must never go back to an older state: serials
+//! and epochs would be used twice. After an operation that failed, the value is to be dropped and not written.
+
+mod assemble;
+mod epoch;
+mod error;
+mod files;
+mod member;
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use coterie_crypto::{Entropy, sign::SigningKey};
+use coterie_model::{
+    Authority, CommunityTag, EnclaveId, EpochKind, Manifest, MemberId, Name, Revocations, Serial, Signed, UnixTime,
+};
+
+pub use epoch::{REMOVAL_GRACE, Roll, Rolled};
+pub use error::IssueError;
+pub use files::{StoredFile, WRITTEN};
+pub use member::Admission;
+
+use crate::{
+    bundle::{certificate, root_hash},
+    file::{self, EnclaveFile, Member},
+};
+use epoch::CommunityRecord;
+use member::MemberRecord;
+
+/// How long root and authority of a new enclave are valid.
+pub const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// A clock that is this much behind the latest use is taken for that time; one that is more behind is refused.
+const CLOCK_SLACK: Duration = Duration::from_secs(600);
+
+/// The issuer of one enclave.
+#[derive(Debug)]
+pub struct Enclave {
+    file: EnclaveFile,
+    text: String,
+    root_key: SigningKey,
+    root_certificate: Vec<u8>,
+    statement_key: SigningKey,
+    authority: Signed<Authority>,
+    communities: BTreeMap<Name, CommunityRecord>,
+    members: BTreeMap<Name, MemberRecord>,
+    revocations: Option<Signed<Revocations>>,
+    latest: UnixTime,
+}
+
+/// What a new enclave file changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Communities that are new.
+    pub added_communities: BTreeSet<Name>,
+    /// Communities that are no more.
+    pub removed_communities: BTreeSet<Name>,
+    /// Members that are new in the file, not enrolled yet.
+    pub added_members: BTreeSet<Name>,
+    /// Members that are no more; their keys are revoked.
+    pub revoked: BTreeSet<Name>,
+    /// Communities with a new key, because a member that held the old one holds it no more.
+    pub rolled: BTreeSet<Name>,
+}
+
+/// A member as an administrator sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Enrolled {
+    /// The enrolment.
+    pub member: MemberId,
+    /// Of the newest bundle, 0 for none.
+    pub serial: Serial,
+    /// When its newest statements end.
+    pub not_after: UnixTime,
+}
+
+impl Enclave {
+    /// Makes a new enclave from its file: root, authority, and a first key for each community.
+    ///
+    /// # Errors
+    /// [`IssueError::File`] when the file is not accepted.
+    pub fn init(text: &str, now: UnixTime, entropy: &mut dyn Entropy) -> Result<Self, IssueError> {
+        let file = parse(text)?;
+        let (root_key, statement_key) = (SigningKey::generate(entropy), SigningKey::generate(entropy));
+        let (mut id, mut serial) = (EnclaveId::default(), [0; 16]);
+        entropy.fill(&mut id.0);
+        entropy.fill(&mut serial);
+        let not_after = now.plus(AUTHORITY_LIFE);
+        let name = file.enclave.name.clone();
+        let root_certificate = certificate::root(&root_key, &name, id, now, not_after, serial)?;
+        let authority = Authority {
+            era: 1,
+            enclave: id,
+            name,
+            statement_key: statement_key.verifying_key(),
+            not_after,
+        };
+        let mut this = Self {
+            authority: Signed::sign(authority, &root_key),
+            file,
+            text: text.to_owned(),
+            root_key,
+            root_certificate,
+            statement_key,
+            communities: BTreeMap::new(),
+            members: BTreeMap::new(),
+            revocations: None,
+            latest: now,
+        };
+        this.begin_communities(now, entropy)?;
+        Ok(this)
+    }
+
+    /// Takes a changed enclave file. Members that are gone are revoked, and whatever key somebody holds who should not is
+    /// replaced at once; the others need new bundles then. Taking the same file again changes nothing.
+    ///
+    /// # Errors
+    /// [`IssueError`] when the file is not accepted or is of another enclave.
+    pub fn update(&mut self, text: &str, now: UnixTime, entropy: &mut dyn Entropy) -> Result<Changes, IssueError> {
+        let file = parse(text)?;
+        if file.enclave.name != self.authority.name {
+            return Err(IssueError::OtherEnclave {
+                expected: self.authority.name.clone(),
+                found: file.enclave.name,
+            });
+        }
+        let now = self.advance(now)?;
+        let (before, after) = (&self.file, &file);
+        let mut changes = Changes {
+            added_communities: added(&before.communities, &after.communities),
+            removed_communities: added(&after.communities, &before.communities),
+            added_members: added(&before.members, &after.members),
+            ..Changes::default()
+        };
+        let mut losers = BTreeSet::new();
+        for name in self
+            .members
+            .iter()
+            .filter(|(_, record)| record.enrolment.is_some())
+            .map(|(name, _)| name)
+        {
+            let held = before
+                .members
+                .get(name)
+                .map(|m| m.communities.clone())
+                .unwrap_or_default();
+            let holds = after
+                .members
+                .get(name)
+                .map(|m| m.communities.clone())
+                .unwrap_or_default();
+            losers.extend(
+                held.difference(&holds)
+                    .filter(|c| after.communities.contains_key(*c))
+                    .cloned(),
+            );
+            if !after.members.contains_key(name) {
+                changes.revoked.insert(name.clone());
+            }
+        }
+        for name in &changes.revoked {
+            self.revoke(name, now)?;
+        }
+        self.communities.retain(|name, _| file.communities.contains_key(name));
+        self.file = file;
+        text.clone_into(&mut self.text);
+        self.begin_communities(now, entropy)?;
+        for name in losers {
+            if self.roll(&name, Roll::Removal, now, entropy)?.changed {
+                changes.rolled.insert(name);
+            }
+        }
+        let names: Vec<Name> = self.communities.keys().cloned().collect();
+        names.iter().try_for_each(|name| self.refresh_manifests(name))?;
+        Ok(changes)
+    }
+
+    /// The enclave's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.authority.name
+    }
+
+    /// The enclave.
+    #[must_use]
+    pub fn id(&self) -> EnclaveId {
+        self.authority.enclave
+    }
+
+    /// What machines pin of the enclave.
+    #[must_use]
+    pub fn root_hash(&self) -> [u8; 32] {
+        root_hash(&self.root_key.verifying_key())
+    }
+
+    /// The root's certificate (DER), for mutual TLS with machines that are no members.
+    #[must_use]
+    pub fn root_certificate(&self) -> &[u8] {
+        &self.root_certificate
+    }
+
+    /// The enclave file, as it was taken last.
+    #[must_use]
+    pub fn file(&self) -> &EnclaveFile {
+        &self.file
+    }
+
+    /// Who is enrolled.
+    pub fn enrolled(&self) -> impl Iterator<Item = (&Name, Enrolled)> {
+        self.members.iter().filter_map(|(name, record)| {
+            let enrolment = record.enrolment.as_ref()?;
+            Some((
+                name,
+                Enrolled {
+                    member: enrolment.member,
+                    serial: record.serial,
+                    not_after: enrolment.ends,
+                },
+            ))
+        })
+    }
+
+    /// The epochs of a community that have not been dropped, the lowest first.
+    pub fn manifests(&self, community: &Name) -> impl Iterator<Item = &Signed<Manifest>> {
+        self.communities
+            .get(community)
+            .into_iter()
+            .flat_map(|c| &c.epochs)
+            .map(|e| &e.manifest)
+    }
+
+    /// Who is refused.
+    #[must_use]
+    pub fn revocations(&self) -> Option<&Signed<Revocations>> {
+        self.revocations.as_ref()
+    }
+
+    /// Communities of the file that have no key yet get their first one.
+    fn begin_communities(&mut self, now: UnixTime, entropy: &mut dyn Entropy) -> Result<(), IssueError> {
+        let names: Vec<Name> = self
+            .file
+            .communities
+            .keys()
+            .filter(|name| !self.communities.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in names {
+            let mut tag = CommunityTag::default();
+            entropy.fill(&mut tag.0);
+            self.communities.insert(
+                name.clone(),
+                CommunityRecord {
+                    tag,
+                    epochs: Vec::new(),
+                },
+            );
+            self.begin_epoch(&name, 1, now, EpochKind::Scheduled, entropy)?;
+        }
+        Ok(())
+    }
+
+    /// Time that never runs backwards and has not outlived the authority.
+    fn advance(&mut self, now: UnixTime) -> Result<UnixTime, IssueError> {
+        if now.plus(CLOCK_SLACK) < self.latest {
+            return Err(IssueError::ClockBehind {
+                now,
+                latest: self.latest,
+            });
+        }
+        if now >= self.authority.not_after {
+            return Err(IssueError::AuthorityEnded(self.authority.not_after));
+        }
+        self.latest = self.latest.max(now);
+        Ok(self.latest)
+    }
+
+    /// When a lease that begins now ends.
+    fn lease_end(&self, now: UnixTime) -> UnixTime {
+        now.plus(self.file.enclave.lease).min(self.authority.not_after)
+    }
+
+    fn community(&self, name: &Name) -> Result<&CommunityRecord, IssueError> {
+        self.communities
+            .get(name)
+            .ok_or_else(|| IssueError::UnknownCommunity(name.clone()))
+    }
+
+    fn community_mut(&mut self, name: &Name) -> Result<&mut CommunityRecord, IssueError> {
+        self.communities
+            .get_mut(name)
+            .ok_or_else(|| IssueError::UnknownCommunity(name.clone()))
+    }
+
+    fn file_member(&self, name: &Name) -> Result<&Member, IssueError> {
+        self.file
+            .members
+            .get(name)
+            .ok_or_else(|| IssueError::UnknownMember(name.clone()))
+    }
+}
+
+fn parse(text: &str) -> Result<EnclaveFile, IssueError> {
+    file::parse(text).map_err(|diagnostics| IssueError::File(Box::new(diagnostics)))
+}
+
+fn added<T>(before: &BTreeMap<Name, T>, after: &BTreeMap<Name, T>) -> BTreeSet<Name> {
+    after
+        .keys()
+        .filter(|name| !before.contains_key(*name))
+        .cloned()
+        .collect()
+}
