@@ -215,3 +215,17 @@ pub unsafe fn passed_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
         .map(|(number, name)| (name, unsafe { OwnedFd::from_raw_fd(number) }))
         .collect())
 }
+
+/// [`passed_descriptors`] for whoever comes first; later calls get none.
+///
+/// # Errors
+/// As [`passed_descriptors`].
+pub fn take_passed_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
+    static TAKEN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    if TAKEN.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the flag makes this the only call of its kind, `sd_notify` checks that the descriptors were passed to this very
+    // process, and owning a descriptor by its number takes `unsafe` anywhere else too.
+    unsafe { passed_descriptors() }
+}

@@ -1,1 +1,28 @@
-//! Placeholder head.
+//! The node daemon: joins the sans-IO core (`coterie-proto`) to the operating system's edge (`coterie-io`).
+//!
+//! One thread carries every packet ([`driver`]): it reads a batch, hands it to the core, sends what came of it, and waits
+//! for the next. It awaits nothing, takes no lock and allocates nothing for a packet that has a session. People and
+//! signals reach it through one channel and one wake-up ([`requests`]).
+//!
+//! | module | what |
+//! |---|---|
+//! | [`options`] | the command line |
+//! | [`daemon`] | start and stop, in order |
+//! | [`identity`] | bundle and keys; how they survive kill -9 and restart |
+//! | [`journal`] | counters that must survive with them |
+//! | [`network`] | TUN device, addresses, routes, lockdown |
+//! | [`driver`] | the loop |
+//! | [`requests`] | control socket and signals |
+//! | [`answers`] | the core's values in the contract's words |
+//! | [`metrics`] | the same for Prometheus |
+
+pub mod answers;
+pub mod daemon;
+pub mod driver;
+pub mod entropy;
+pub mod identity;
+pub mod journal;
+pub mod metrics;
+pub mod network;
+pub mod options;
+pub mod requests;

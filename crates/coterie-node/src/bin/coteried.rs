@@ -1,1 +1,17 @@
-fn main() {}
+//! `coteried`: the node daemon.
+
+use clap::Parser as _;
+use coterie_node::{daemon, options::Options};
+
+fn main() -> std::process::ExitCode {
+    let options = Options::parse();
+    match daemon::run(&options) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write as _;
+            // Nothing else is left to do with an error of the last line.
+            let _gone = writeln!(std::io::stderr(), "coteried: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

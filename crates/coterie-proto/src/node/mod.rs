@@ -359,6 +359,12 @@ impl Node {
         }
     }
 
+    /// This node's static key.
+    #[must_use]
+    pub fn static_key(&self) -> &PublicKey {
+        self.keys.public()
+    }
+
     /// Counts since the node was made.
     #[must_use]
     pub fn counts(&self) -> &Counts {

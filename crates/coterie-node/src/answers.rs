@@ -1,0 +1,147 @@
+//! The core's values in the words of the contract.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use coterie_api::{Failure, node as api};
+use coterie_model::{CommunityTag, Name};
+use coterie_proto::{
+    DropReason,
+    node::{Explanation, PeerStatus, Status},
+};
+
+/// What the daemon knows beside the core.
+pub struct Surroundings<'a> {
+    /// The inside interface.
+    pub interface: &'a str,
+    /// UDP port outside.
+    pub port: u16,
+    /// Seconds since start.
+    pub uptime: f64,
+    /// How the identity came.
+    pub identity: &'a str,
+    /// Lockdown in words.
+    pub lockdown: String,
+}
+
+/// The node's state.
+#[must_use]
+pub fn status(status: &Status, around: &Surroundings<'_>) -> api::Status {
+    let names: BTreeMap<CommunityTag, Name> = status.communities.iter().map(|c| (c.tag, c.name.clone())).collect();
+    api::Status {
+        name: status.name.clone(),
+        enclave: status.enclave.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        interface: around.interface.into(),
+        addresses: status.addresses.iter().map(ToString::to_string).collect(),
+        port: around.port,
+        uptime: around.uptime,
+        protocol_time: status.time.0,
+        membership_ends: status.communities.iter().map(|c| c.not_after.0).min().unwrap_or(0),
+        forked: status.forked,
+        identity: around.identity.into(),
+        lockdown: around.lockdown.clone(),
+        revision: status.revision,
+        communities: status
+            .communities
+            .iter()
+            .map(|c| api::Community {
+                name: c.name.clone(),
+                priority: c.priority,
+                holders: c.holders,
+                epoch: c.epoch,
+                not_after: c.not_after.0,
+            })
+            .collect(),
+        peers: status.peers.iter().map(|p| peer(p, &names)).collect(),
+        counters: counters(status),
+    }
+}
+
+fn peer(peer: &PeerStatus, names: &BTreeMap<CommunityTag, Name>) -> api::Peer {
+    let state = match (peer.revoked, &peer.session, peer.connecting) {
+        (true, ..) => "revoked",
+        (_, Some(_), _) => "up",
+        (_, None, true) => "connecting",
+        (_, None, false) => "silent",
+    };
+    api::Peer {
+        name: peer.name.clone(),
+        addresses: peer.addresses.iter().map(ToString::to_string).collect(),
+        endpoint: peer.endpoint,
+        state: state.into(),
+        session: peer.session.as_ref().and_then(|s| {
+            Some(api::Session {
+                community: names.get(&s.tag)?.clone(),
+                epoch: s.epoch,
+                suite: s.suite.into(),
+                age: s.age.as_secs_f64(),
+                initiator: s.initiator,
+            })
+        }),
+        sent: peer.sent,
+        delivered: peer.delivered,
+    }
+}
+
+fn counters(status: &Status) -> api::Counters {
+    let counts = &status.counts;
+    api::Counters {
+        sent_packets: counts.sent,
+        sent_bytes: counts.sent_bytes,
+        delivered_packets: counts.delivered,
+        delivered_bytes: counts.delivered_bytes,
+        initiated: counts.initiated,
+        responded: counts.responded,
+        drops: counts.drops.iter().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
+    }
+}
+
+/// Why a destination is reached as it is.
+#[must_use]
+pub fn explanation(destination: IpAddr, e: &Explanation) -> api::Explanation {
+    let installed = e.installed.and_then(|tag| e.candidates.iter().find(|(c, _)| c.tag == tag));
+    api::Explanation {
+        destination,
+        member: e.peer.clone(),
+        candidates: e
+            .candidates
+            .iter()
+            .map(|(c, verdict)| api::Candidate {
+                community: c.community.clone(),
+                priority: c.priority,
+                holders: c.holders,
+                verdict: verdict.to_string(),
+            })
+            .collect(),
+        chosen: coterie_model::choose::chosen(&e.candidates).map(|c| c.community.clone()),
+        installed: installed.map(|(c, _)| c.community.clone()),
+        refused: e.refused.map(|r| r.name().to_owned()),
+    }
+}
+
+/// A refusal with what to do about it.
+#[must_use]
+pub fn failure(reason: DropReason, destination: &str) -> Failure {
+    let (message, remedy) = match reason {
+        DropReason::NoMember => (
+            format!("nobody in this node's directory has {destination}"),
+            "`coterie status` lists the members that this node may know",
+        ),
+        DropReason::NoCommonCommunity => (
+            format!("this node shares no usable community with {destination}"),
+            "`coterie explain` shows the communities and why each was left out",
+        ),
+        DropReason::NoEndpoint => (
+            format!("the outside address of {destination} is not known"),
+            "give the member an endpoint in the enclave file and issue this node's bundle anew",
+        ),
+        DropReason::MembershipEnded => (
+            "this node's membership has ended".into(),
+            "have a new bundle issued with `coterie bundle issue` and reload",
+        ),
+        other => (format!("nothing can be sent to {destination}: {}", other.name()), "`coterie status` has more"),
+    };
+    Failure { code: reason.name().into(), message, remedy: remedy.into() }
+}

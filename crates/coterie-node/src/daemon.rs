@@ -1,0 +1,150 @@
+//! Start and stop, in order. Lockdown is loaded before the outside port opens and stays when the daemon dies; only a stop
+//! that a person asked for (`coterie down`, SIGTERM outside of systemd's restart) leaves it to the template.
+
+use std::os::unix::fs::DirBuilderExt;
+
+use anyhow::Context;
+use coterie_io::{clock, memory};
+use coterie_model::UnixTime;
+use coterie_proto::Node;
+use sd_notify::NotifyState;
+
+use crate::{
+    driver::{Driver, Left, Parts, now},
+    entropy::SystemEntropy,
+    identity::{self, Identity, STORE_NAME},
+    journal::Journal,
+    metrics, network,
+    options::{LogFormat, Options},
+    requests::{Requests, serve, watch_signals},
+};
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// What went wrong, where, and what to do; the caller prints it.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    start_log(options)?;
+    memory::forbid_dumps().context("cannot keep this process out of core dumps")?;
+    if let Err(error) = memory::lock_process_memory() {
+        tracing::debug!(%error, "memory is not locked; keys may be swapped out");
+    }
+    let mut kept = None;
+    for (name, descriptor) in memory::take_passed_descriptors().context("cannot take what the service manager passed")? {
+        if name == STORE_NAME {
+            kept = Some(memory::Sealed::from_descriptor(descriptor)?);
+        }
+    }
+    make_state_directory(options)?;
+    let identity = Identity::load(options, kept)?;
+    let keys = identity.parse_keys(options)?;
+    let mut journal = Journal::open(&options.state.join("journal"), *keys.static_key().public())
+        .with_context(|| format!("cannot open the journal in {}", options.state.display()))?;
+    let opened = identity.open(options, wall(), journal.serial())?;
+    journal.accept_serial(opened.serial)?;
+    identity.keep(options)?;
+
+    let lockdown = network::lockdown(options, &opened)?;
+    if let Some(lockdown) = &lockdown {
+        let installed = lockdown.install().context("cannot load lockdown, so nothing is started (it fails closed)")?;
+        if !installed.egress {
+            tracing::warn!("this kernel has no egress hook: programs with raw sockets are not stopped");
+        }
+    }
+    let inside = network::make_inside(options, &opened)?;
+    let udp = network::open_outside(options, &opened)?;
+    let port = udp.local_address()?.port();
+    let (requests, asker) = Requests::new()?;
+    watch_signals(asker.clone())?;
+    let config = identity::config(opened, &keys, &journal, wall());
+    let node = Node::new(config, Box::new(SystemEntropy), now());
+    let parts = Parts { node, inside, udp, journal, lockdown, port, identity: identity.origin.name(), requests };
+    let mut driver = Driver::new(parts)?;
+    serve(&options.socket, asker.clone())?;
+    if let Some(address) = options.metrics {
+        metrics::serve(address, asker)?;
+    }
+    tracing::info!(interface = driver.tun.name(), port, identity = driver.identity, "ready");
+    notify(&[NotifyState::Ready]);
+    attend(options, &mut driver)
+}
+
+fn attend(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
+    loop {
+        match driver.run()? {
+            Left::Reload => {
+                notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().context("cannot read the clock")?]);
+                match reload(options, driver) {
+                    Ok(()) => tracing::info!("bundle taken over"),
+                    Err(error) => tracing::error!("bundle not taken over, going on as before: {error:#}"),
+                }
+                notify(&[NotifyState::Ready]);
+            }
+            Left::Stop => {
+                notify(&[NotifyState::Stopping]);
+                driver.shut_down()?;
+                tracing::info!("stopped");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Reads the bundle again. A bundle for other keys makes a new node; one for the same keys is taken over without a break.
+fn reload(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
+    let identity = Identity::load(options, None)?;
+    let keys = identity.parse_keys(options)?;
+    let own = *keys.static_key().public();
+    let same = driver.node.static_key() == &own;
+    let floor = if same { driver.journal.serial() } else { 0 };
+    let opened = identity.open(options, wall(), floor)?;
+    let mut links = coterie_io::link::Links::open()?;
+    network::set_addresses(&mut links, driver.tun.name(), &opened)?;
+    if same {
+        driver.journal.accept_serial(opened.serial)?;
+        identity.keep(options)?;
+        driver.node.handle_update(identity::update(opened), now());
+        return Ok(());
+    }
+    driver.shut_down()?;
+    driver.journal = Journal::open(&options.state.join("journal"), own)?;
+    driver.journal.accept_serial(opened.serial)?;
+    identity.keep(options)?;
+    let config = identity::config(opened, &keys, &driver.journal, wall());
+    driver.node = Node::new(config, Box::new(SystemEntropy), now());
+    Ok(())
+}
+
+fn make_state_directory(options: &Options) -> anyhow::Result<()> {
+    if options.state.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&options.state)
+        .with_context(|| format!("cannot make {}", options.state.display()))
+}
+
+fn start_log(options: &Options) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
+        .with_context(|| format!("--log {:?} is no filter; try `info` or `coterie_node=debug`", options.log))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    match options.log_format {
+        LogFormat::Json => builder.json().init(),
+        // The journal has its own time stamps, and colours are noise there.
+        LogFormat::Text if under_systemd => builder.without_time().with_ansi(false).init(),
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+    }
+    Ok(())
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Without a service manager this does nothing; with one that is gone there is nobody to tell.
+    let _gone = sd_notify::notify(states);
+}
+
+fn wall() -> UnixTime {
+    UnixTime(clock::realtime().as_secs())
+}

@@ -1,0 +1,458 @@
+//! The loop: batches from the inside and the outside through the core and back out, until somebody says stop.
+//!
+//! Order within a turn: records are stored before anything is sent ([`Driver::flush`]), so that no counter can be used twice,
+//! whatever happens next.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use anyhow::Context;
+use coterie_api::{Answer, Failure, Reply, Request, node::Pong};
+use coterie_io::{
+    clock,
+    generation::{Generation, Paths},
+    lockdown::Lockdown,
+    poll::{Interest, Poller},
+    tun::{PacketBatch, Tun},
+    udp::{RecvBatch, SendBatch, UdpPort},
+};
+use coterie_model::{Instant, Name};
+use coterie_proto::{Event, Node, Ports};
+
+use crate::{
+    answers::{self, Surroundings},
+    journal::Journal,
+    metrics,
+    requests::{Asked, Requests},
+};
+
+const TUN_KEY: u64 = 1;
+const UDP_KEY: u64 = 2;
+const WAKE_KEY: u64 = 3;
+/// Datagrams of a receive batch, and bytes of each: the largest datagram on a jumbo path.
+const RECV_SLOTS: usize = 32;
+const RECV_BYTES: usize = 9216;
+/// Bytes of a send batch.
+const SEND_BYTES: usize = 256 * 1024;
+/// How often the machine's generation and the lockdown are looked at when nothing else happens.
+const IDLE_TICK: Duration = Duration::from_secs(5);
+/// How often the generation is looked at under load.
+const GENERATION_EVERY: Duration = Duration::from_millis(100);
+
+/// Everything that the loop owns.
+pub struct Driver {
+    /// The core.
+    pub node: Node,
+    /// The inside.
+    pub tun: Tun,
+    /// The outside.
+    pub udp: UdpPort,
+    /// What must survive.
+    pub journal: Journal,
+    /// Lockdown, if it is wanted.
+    pub lockdown: Option<Lockdown>,
+    /// UDP port outside, for status.
+    pub port: u16,
+    /// How the identity came, for status.
+    pub identity: &'static str,
+    requests: Requests,
+    poller: Poller,
+    generation: Generation,
+    generation_seen: Instant,
+    started: Instant,
+    packets: PacketBatch,
+    arrivals: RecvBatch,
+    out: SendBatch,
+    pings: BTreeMap<[u8; 8], Waiting>,
+    lockdown_state: String,
+    lockdown_checked: Option<Instant>,
+}
+
+/// What a driver is made from.
+pub struct Parts {
+    /// The core.
+    pub node: Node,
+    /// The inside, and the largest packet that it carries.
+    pub inside: (Tun, u16),
+    /// The outside.
+    pub udp: UdpPort,
+    /// What must survive.
+    pub journal: Journal,
+    /// Lockdown, in force.
+    pub lockdown: Option<Lockdown>,
+    /// UDP port outside.
+    pub port: u16,
+    /// How the identity came.
+    pub identity: &'static str,
+    /// People and signals.
+    pub requests: Requests,
+}
+
+/// A person waits for a round trip.
+struct Waiting {
+    destination: IpAddr,
+    asked: Instant,
+    until: Instant,
+    had_session: bool,
+    /// When the probe could leave: at once, or when the session stood.
+    probed: Option<Instant>,
+    reply: SyncSender<Reply>,
+}
+
+/// Why the loop ended a turn with something to do outside of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// The bundle is to be read again.
+    Reload,
+    /// Stop.
+    Stop,
+}
+
+struct Buffers<'a> {
+    out: &'a mut SendBatch,
+    udp: &'a UdpPort,
+    tun: &'a mut Tun,
+}
+
+impl Ports for Buffers<'_> {
+    fn outside(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
+        if self.out.room() < len {
+            push(self.udp, self.out);
+        }
+        let Some(mut room) = self.out.reserve(to, len) else { return };
+        if fill(&mut room) {
+            room.commit();
+        }
+    }
+
+    fn inside(&mut self, packet: &[u8]) {
+        // A full or downed inside interface drops what comes, as any interface does.
+        if let Err(error) = self.tun.send(packet) {
+            tracing::trace!(%error, "inside interface took no packet");
+        }
+    }
+}
+
+/// Sends a batch. What a full socket leaves over is dropped: a queue here would only be a longer one.
+fn push(udp: &UdpPort, out: &mut SendBatch) {
+    if out.is_empty() {
+        return;
+    }
+    let outcome = udp.send(out);
+    if outcome.unsent > 0 || outcome.failed.total() > 0 {
+        tracing::trace!(unsent = outcome.unsent, failed = outcome.failed.total(), "datagrams not sent");
+    }
+    out.clear();
+}
+
+impl Driver {
+    /// Joins the parts.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn new(parts: Parts) -> anyhow::Result<Self> {
+        let poller = Poller::new().context("cannot make a poller")?;
+        let (tun, mtu) = parts.inside;
+        poller.add(&tun, TUN_KEY, Interest::Read).context("cannot watch the inside interface")?;
+        poller.add(&parts.udp, UDP_KEY, Interest::Read).context("cannot watch the outside port")?;
+        poller.add(parts.requests.waker(), WAKE_KEY, Interest::Read).context("cannot watch for requests")?;
+        let started = now();
+        Ok(Self {
+            node: parts.node,
+            tun,
+            udp: parts.udp,
+            journal: parts.journal,
+            lockdown: parts.lockdown,
+            port: parts.port,
+            identity: parts.identity,
+            requests: parts.requests,
+            poller,
+            generation: Generation::open(&Paths::system()).context("cannot watch the machine's generation")?,
+            generation_seen: started,
+            started,
+            packets: PacketBatch::new(usize::from(mtu)),
+            arrivals: RecvBatch::new(RECV_SLOTS, RECV_BYTES),
+            out: SendBatch::new(SEND_BYTES),
+            pings: BTreeMap::new(),
+            lockdown_state: "off".into(),
+            lockdown_checked: None,
+        })
+    }
+
+    /// Runs until somebody asks for what the loop cannot do itself.
+    ///
+    /// # Errors
+    /// When an interface is gone or the journal cannot be written: going on would break a promise.
+    pub fn run(&mut self) -> anyhow::Result<Left> {
+        loop {
+            self.flush()?;
+            let timeout = self.timeout();
+            let ready: (bool, bool, bool) = {
+                let ready = self.poller.wait(Some(timeout)).context("cannot wait for packets")?;
+                let has = |key| ready.iter().any(|r| r.key == key && r.readable);
+                (has(TUN_KEY), has(UDP_KEY), has(WAKE_KEY))
+            };
+            let now = now();
+            self.watch_generation(now)?;
+            self.node.begin_batch();
+            if ready.0 {
+                self.from_inside(now)?;
+            }
+            if ready.1 {
+                self.from_outside(now)?;
+            }
+            if self.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                let mut ports = Buffers { out: &mut self.out, udp: &self.udp, tun: &mut self.tun };
+                self.node.handle_timeout(now, &mut ports);
+            }
+            self.end_pings(now);
+            if ready.2 {
+                self.requests.waker().drain();
+            }
+            while let Some(asked) = self.requests.next() {
+                match asked {
+                    Asked::Request(request, reply) => {
+                        if let Some(left) = self.answer(request, reply, now) {
+                            self.flush()?;
+                            return Ok(left);
+                        }
+                    }
+                    Asked::Reload => return Ok(Left::Reload),
+                    Asked::Stop => return Ok(Left::Stop),
+                }
+            }
+        }
+    }
+
+    /// Ends every session, telling the peers.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn shut_down(&mut self) -> anyhow::Result<()> {
+        self.node.shut_down();
+        self.flush()
+    }
+
+    fn from_inside(&mut self, now: Instant) -> anyhow::Result<()> {
+        while self.tun.recv(&mut self.packets).context("the inside interface is gone")? > 0 {
+            for packet in self.packets.packets_mut() {
+                let mut ports = Buffers { out: &mut self.out, udp: &self.udp, tun: &mut self.tun };
+                let _counted = self.node.handle_inside(packet.bytes(), now, &mut ports);
+            }
+            let full = self.packets.len() >= RECV_SLOTS;
+            self.flush()?;
+            if !full {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn from_outside(&mut self, now: Instant) -> anyhow::Result<()> {
+        // Bounded, so that a flood from outside cannot starve the inside.
+        for _ in 0..8 {
+            let got = self.udp.recv(&mut self.arrivals).context("the outside port is gone")?;
+            for (from, datagram) in self.arrivals.datagrams_mut() {
+                let mut ports = Buffers { out: &mut self.out, udp: &self.udp, tun: &mut self.tun };
+                let _counted = self.node.handle_outside(datagram, from, now, &mut ports);
+            }
+            self.flush()?;
+            if got < RECV_SLOTS {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records first, then datagrams, then news.
+    fn flush(&mut self) -> anyhow::Result<()> {
+        while let Some(record) = self.node.poll_persist() {
+            self.journal.write(&record).context("cannot write the journal; nothing is sent that it does not know of")?;
+        }
+        while let Some(transmit) = self.node.poll_transmit() {
+            if self.out.room() < transmit.bytes.len() {
+                push(&self.udp, &mut self.out);
+            }
+            if let Some(mut room) = self.out.reserve(transmit.to, transmit.bytes.len()) {
+                room.copy_from_slice(&transmit.bytes);
+                room.commit();
+            }
+        }
+        push(&self.udp, &mut self.out);
+        while let Some(event) = self.node.poll_event() {
+            self.tell(event);
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, event: Event) {
+        match event {
+            Event::SessionUp { peer, epoch, rekey, .. } => {
+                tracing::info!(%peer, epoch, rekey, "session up");
+                self.session_up(&peer);
+            }
+            Event::SessionDown(peer) => tracing::info!(%peer, "session down"),
+            Event::NoAnswer(peer) => tracing::info!(%peer, "no answer"),
+            Event::Moved(peer, to) => {
+                tracing::info!(%peer, "peer moved");
+                tracing::debug!(%to, "new outside address");
+            }
+            Event::Alarm(alarm) => tracing::warn!(?alarm, "alarm"),
+            Event::Pong(token) => self.pong(token),
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        let now = now();
+        let core = self.node.poll_timeout().map(|(at, _)| at.since(now));
+        let ping = self.pings.values().map(|p| p.until.since(now)).min();
+        // A millisecond is the poller's grain: waking earlier would only wake again.
+        [core, ping].into_iter().flatten().fold(IDLE_TICK, Duration::min).max(Duration::from_millis(1))
+    }
+
+    fn watch_generation(&mut self, now: Instant) -> anyhow::Result<()> {
+        if now.since(self.generation_seen) < GENERATION_EVERY {
+            return Ok(());
+        }
+        self.generation_seen = now;
+        if self.generation.changed().context("cannot watch the machine's generation")? {
+            self.node.handle_fork();
+        }
+        Ok(())
+    }
+
+    /// Answers, or says what has to happen outside of the loop.
+    fn answer(&mut self, request: Request, reply: SyncSender<Reply>, now: Instant) -> Option<Left> {
+        let answer = match request {
+            Request::Status => Reply::Ok(Answer::Status(Box::new(self.status(now)))),
+            Request::Metrics => Reply::Ok(Answer::Metrics(metrics::text(self.status(now)))),
+            Request::Explain { destination } => match self.resolve(&destination) {
+                Ok(ip) => Reply::Ok(Answer::Explanation(answers::explanation(ip, &self.node.explain(ip, now)))),
+                Err(failure) => Reply::Error(failure),
+            },
+            Request::Ping { destination, timeout_ms } => {
+                if let Err(failure) = self.start_ping(&destination, timeout_ms, &reply, now) {
+                    Reply::Error(failure)
+                } else {
+                    return None;
+                }
+            }
+            Request::Reload => {
+                let _gone = reply.try_send(Reply::Ok(Answer::Done));
+                return Some(Left::Reload);
+            }
+            Request::Down => {
+                let _gone = reply.try_send(Reply::Ok(Answer::Done));
+                return Some(Left::Stop);
+            }
+        };
+        // Who asked may have gone.
+        let _gone = reply.try_send(answer);
+        None
+    }
+
+    fn status(&mut self, now: Instant) -> coterie_api::node::Status {
+        self.check_lockdown(now);
+        let around = Surroundings {
+            interface: self.tun.name(),
+            port: self.port,
+            uptime: now.since(self.started).as_secs_f64(),
+            identity: self.identity,
+            lockdown: self.lockdown_state.clone(),
+        };
+        answers::status(&self.node.status(now), &around)
+    }
+
+    /// Looks whether lockdown is still in force, at most once a second.
+    fn check_lockdown(&mut self, now: Instant) {
+        let Some(lockdown) = &self.lockdown else { return };
+        if self.lockdown_checked.is_some_and(|at| now.since(at) < Duration::from_secs(1)) {
+            return;
+        }
+        self.lockdown_checked = Some(now);
+        self.lockdown_state = match lockdown.check() {
+            Ok(gaps) if gaps.is_empty() => "in-force".into(),
+            Ok(gaps) => {
+                let gaps: Vec<String> = gaps.iter().map(|g| g.what.clone()).collect();
+                format!("incomplete: {}", gaps.join("; "))
+            }
+            Err(error) => format!("unknown: {error}"),
+        };
+    }
+
+    fn resolve(&self, destination: &str) -> Result<IpAddr, Failure> {
+        if let Ok(ip) = destination.parse() {
+            return Ok(ip);
+        }
+        let unknown = || Failure {
+            code: "unknown-member".into(),
+            message: format!("{destination:?} is neither an address nor a member that this node knows"),
+            remedy: "`coterie status` lists the members that this node may know".into(),
+        };
+        let name = Name::new(destination).map_err(|_not_a_name| unknown())?;
+        let prefix = self.node.addresses_of(&name).and_then(|a| a.first()).ok_or_else(unknown)?;
+        Ok(prefix.addr())
+    }
+
+    fn start_ping(&mut self, to: &str, timeout_ms: u64, reply: &SyncSender<Reply>, now: Instant) -> Result<(), Failure> {
+        let destination = self.resolve(to)?;
+        let had_session = self.node.explain(destination, now).installed.is_some();
+        let token = self.node.handle_ping(destination, now).map_err(|reason| answers::failure(reason, to))?;
+        let until = now + Duration::from_millis(timeout_ms.clamp(1, 60_000));
+        let waiting = Waiting {
+            destination,
+            asked: now,
+            until,
+            had_session,
+            probed: had_session.then_some(now),
+            reply: reply.clone(),
+        };
+        self.pings.insert(token, waiting);
+        Ok(())
+    }
+
+    fn session_up(&mut self, peer: &Name) {
+        let now = now();
+        for waiting in self.pings.values_mut().filter(|w| w.probed.is_none()) {
+            if self.node.explain(waiting.destination, now).peer.as_ref() == Some(peer) {
+                waiting.probed = Some(now);
+            }
+        }
+    }
+
+    fn pong(&mut self, token: [u8; 8]) {
+        let Some(waiting) = self.pings.remove(&token) else { return };
+        let now = now();
+        let explained = answers::explanation(waiting.destination, &self.node.explain(waiting.destination, now));
+        let (Some(member), Some(community)) = (explained.member, explained.installed) else { return };
+        let probed = waiting.probed.unwrap_or(waiting.asked);
+        let handshake = (!waiting.had_session).then(|| millis(probed.since(waiting.asked)));
+        let pong = Pong { member, community, rtt_ms: millis(now.since(probed)), handshake_ms: handshake };
+        let _gone = waiting.reply.try_send(Reply::Ok(Answer::Pong(pong)));
+    }
+
+    fn end_pings(&mut self, now: Instant) {
+        let over: Vec<_> = self.pings.iter().filter(|(_, w)| w.until <= now).map(|(token, _)| *token).collect();
+        for token in over {
+            if let Some(waiting) = self.pings.remove(&token) {
+                let _gone = waiting.reply.try_send(Reply::Error(Failure {
+                    code: "timeout".into(),
+                    message: format!("{} did not answer", waiting.destination),
+                    remedy: "is coteried running there, and is its endpoint in the enclave file right?".into(),
+                }));
+            }
+        }
+    }
+}
+
+fn millis(d: Duration) -> f64 {
+    d.as_secs_f64() * 1000.0
+}
+
+/// Running time of this machine.
+#[must_use]
+pub fn now() -> Instant {
+    Instant::from_boot(clock::boottime())
+}

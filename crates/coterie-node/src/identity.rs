@@ -1,0 +1,252 @@
+//! Who this machine is: its bundle and its keys, and how both come back after kill -9, restart or upgrade.
+//!
+//! Under systemd a sealed memfd with both lies in the service manager's descriptor store, so that the key file may be
+//! removed from disk. Without systemd a private file in the state directory does the same. What was given on the command
+//! line wins when it is newer, so that a new bundle is a matter of replacing the file.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use coterie_control::bundle::{Bundle, Keys, Opened, TemplateSettings};
+use coterie_crypto::aead::Suite;
+use coterie_io::memory::Sealed;
+use coterie_model::{Reader, UnixTime, Unverified, Writer};
+use coterie_proto::{
+    Config, Update,
+    handshake::payload::Suites,
+    membership::Freshness,
+};
+
+use crate::{journal::Journal, options::Options};
+
+/// The name of the sealed memfd in the descriptor store.
+pub const STORE_NAME: &str = "coterie-identity";
+/// The name of the private file in the state directory.
+const FILE_NAME: &str = "identity";
+/// Most bytes of a bundle or key file.
+const MAX_FILE: u64 = 2 * 1024 * 1024;
+
+/// Bundle and keys, as they were read.
+pub struct Identity {
+    /// The bundle file's bytes.
+    pub bundle: Vec<u8>,
+    /// The key file's bytes.
+    pub keys: Vec<u8>,
+    /// Where they came from.
+    pub origin: Origin,
+}
+
+/// Where an identity came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The files of the command line.
+    Files,
+    /// A sealed memfd or the private file, from before a restart.
+    Recovered,
+}
+
+impl Origin {
+    /// The word that status uses.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Files => "bundle",
+            Self::Recovered => "recovered",
+        }
+    }
+}
+
+impl Identity {
+    /// Reads the files of the command line; where they are missing, what was kept from before.
+    ///
+    /// # Errors
+    /// When neither is there or readable.
+    pub fn load(options: &Options, kept: Option<Sealed>) -> anyhow::Result<Self> {
+        let kept = match kept {
+            Some(sealed) => Some(decode(&sealed.read().context("cannot read the identity that the service manager kept")?)?),
+            None => read_if_there(&options.state.join(FILE_NAME))?.map(|bytes| decode(&bytes)).transpose()?,
+        };
+        let files = read_if_there(&options.bundle)?.zip(read_if_there(&options.keys)?);
+        match (files, kept) {
+            (Some((bundle, keys)), Some((_, kept_keys))) if keys == kept_keys => {
+                Ok(Self { bundle, keys, origin: Origin::Recovered })
+            }
+            (Some((bundle, keys)), _) => Ok(Self { bundle, keys, origin: Origin::Files }),
+            (None, Some((bundle, keys))) => {
+                let bundle = read_if_there(&options.bundle)?.unwrap_or(bundle);
+                Ok(Self { bundle, keys, origin: Origin::Recovered })
+            }
+            (None, None) => bail!(
+                "no identity: {} or {} is missing; make keys and a request with `coterie bundle request`, have a bundle \
+                 issued with `coterie bundle issue`, and put both there",
+                options.bundle.display(),
+                options.keys.display()
+            ),
+        }
+    }
+
+    /// Opens the bundle with the keys.
+    ///
+    /// # Errors
+    /// What is wrong with either, and what to do.
+    pub fn open(&self, options: &Options, now: UnixTime, floor: u64) -> anyhow::Result<Opened> {
+        let keys = self.parse_keys(options)?;
+        let bundle = Bundle::parse(&self.bundle).with_context(|| format!("{}", options.bundle.display()))?;
+        let trust = options.root.as_deref().map(parse_root).transpose()?;
+        bundle.open(&keys, trust, now, floor).with_context(|| format!("{}", options.bundle.display()))
+    }
+
+    /// The keys.
+    ///
+    /// # Errors
+    /// What is wrong with the key file.
+    pub fn parse_keys(&self, options: &Options) -> anyhow::Result<Keys> {
+        Keys::parse(&self.keys).with_context(|| format!("{}", options.keys.display()))
+    }
+
+    /// Keeps the identity for the next start: in the service manager's store if there is one, else in the private file.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn keep(&self, options: &Options) -> anyhow::Result<()> {
+        let bytes = encode(self);
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            let sealed = Sealed::new(STORE_NAME, &bytes).context("cannot make a sealed memfd")?;
+            coterie_io::memory::forget_descriptor(STORE_NAME).context("cannot speak to the service manager")?;
+            coterie_io::memory::store_descriptor(STORE_NAME, &sealed).context("cannot speak to the service manager")?;
+            return Ok(());
+        }
+        let path = options.state.join(FILE_NAME);
+        write_private(&path, &bytes).with_context(|| format!("cannot keep the identity in {}", path.display()))
+    }
+}
+
+/// What the core is made from.
+#[must_use]
+pub fn config(opened: Opened, keys: &Keys, journal: &Journal, wall: UnixTime) -> Config {
+    let (suites, preferred) = suites(&opened.template);
+    let time = opened.issued.max(wall);
+    Config {
+        keys: keys.static_key(),
+        name: opened.name.clone(),
+        authority: opened.authority.clone(),
+        freshness: match opened.freshness {
+            coterie_control::bundle::Freshness::Offline => Freshness::Offline,
+            coterie_control::bundle::Freshness::Heads => Freshness::Heads,
+        },
+        time,
+        suites,
+        preferred,
+        lanes: 1,
+        exclude: opened.template.exclude.clone(),
+        roaming: opened.template.roaming,
+        may_ask_cookie: false,
+        port: opened.port,
+        counter: journal.counter(),
+        accepted: journal.accepted(),
+        answered: journal.answered(),
+        resume: journal.live(),
+        update: update(opened),
+    }
+}
+
+/// What a bundle tells the core.
+#[must_use]
+pub fn update(opened: Opened) -> Update {
+    Update {
+        manifests: opened.manifests,
+        keys: opened.keys,
+        statements: opened.statements,
+        directory: opened.directory,
+        revocations: opened
+            .revocations
+            .map(|r| Unverified::parse(r.bytes()).expect("a list that was verified parses")),
+        head: opened.head.map(|h| Unverified::parse(h.bytes()).expect("a head that was verified parses")),
+        exclude: Some(opened.template.exclude),
+    }
+}
+
+/// The suites that the template allows, and the one that this CPU is fast at.
+fn suites(template: &TemplateSettings) -> (Suites, Suite) {
+    if template.forkable {
+        return (Suites::new(&[Suite::Aes256GcmSiv]).expect("one suite"), Suite::Aes256GcmSiv);
+    }
+    let all = Suites::new(&template.suites)
+        .unwrap_or_else(|| Suites::new(&[Suite::Aes256Gcm, Suite::ChaCha20Poly1305]).expect("two suites"));
+    let fast = if has_aes() { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
+    let first = Suite::ALL.into_iter().find(|s| all.has(*s)).expect("a set of suites is not empty");
+    let preferred = template.preferred.filter(|s| all.has(*s)).unwrap_or(if all.has(fast) { fast } else { first });
+    (all, preferred)
+}
+
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+fn parse_root(hex: &str) -> anyhow::Result<[u8; 32]> {
+    let digits = hex.as_bytes();
+    let digit = |i: usize| digits.get(i).and_then(|d| char::from(*d).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+    let mut root = [0; 32];
+    for (i, byte) in root.iter_mut().enumerate() {
+        let (Some(high), Some(low)) = (digit(2 * i), digit(2 * i + 1)) else {
+            bail!("--root takes 64 hexadecimal digits, as `coterie bundle show` prints them");
+        };
+        *byte = high << 4 | low;
+    }
+    if digits.len() != 64 {
+        bail!("--root takes 64 hexadecimal digits, as `coterie bundle show` prints them");
+    }
+    Ok(root)
+}
+
+fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+    };
+    if meta.len() > MAX_FILE {
+        bail!("{} is larger than any bundle or key file; is it the right file?", path.display());
+    }
+    Ok(Some(fs::read(path).with_context(|| format!("cannot read {}", path.display()))?))
+}
+
+fn encode(identity: &Identity) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.u8(1).u32(u32::try_from(identity.bundle.len()).unwrap_or(u32::MAX)).bytes(&identity.bundle).bytes(&identity.keys);
+    w.into_bytes()
+}
+
+fn decode(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+    let mut r = Reader::new(bytes);
+    let mut read = || {
+        let version = r.u8("version")?;
+        let len = usize::try_from(r.u32("bundle length")?).unwrap_or(usize::MAX);
+        let bundle = r.take(len, "bundle")?.to_vec();
+        let keys = r.take(r.remaining(), "keys")?.to_vec();
+        Ok::<_, coterie_model::Malformed>((version, bundle, keys))
+    };
+    let (version, bundle, keys) = read().context("the identity that was kept is damaged; remove it and start from the bundle")?;
+    if version != 1 {
+        bail!("the identity that was kept is of another version; remove it and start from the bundle");
+    }
+    Ok((bundle, keys))
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)
+}

@@ -1,0 +1,156 @@
+//! The machine's network around the node: the inside interface with its addresses and routes, and lockdown.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use coterie_control::bundle::Opened;
+use coterie_io::{
+    link::{Links, Route, RouteKind},
+    lockdown::{Lockdown, Routing},
+    tun::Tun,
+    udp::{UdpOptions, UdpPort},
+};
+use ipnet::IpNet;
+
+use crate::options::{LockdownChoice, Options};
+
+/// The mark of the daemon's own socket: "COTE". Setting it takes a capability that ordinary programs do not have.
+pub const MARK: u32 = 0x434f_5445;
+/// Bytes of receive buffer: about 3 ms at 10 Gbit/s.
+const RECV_BUFFER: usize = 4 * 1024 * 1024;
+/// What sealing, UDP and IPv6 add to a packet: 32 + 8 + 40 bytes.
+pub const OVERHEAD: u16 = 80;
+/// The least MTU that IPv6 works with (RFC 8200 section 5).
+const MIN_MTU: u16 = 1280;
+const MAIN_TABLE: u32 = 254;
+
+/// Makes the inside interface with the member's addresses and the enclave's routes.
+///
+/// # Errors
+/// What could not be made, and what to do.
+pub fn make_inside(options: &Options, opened: &Opened) -> anyhow::Result<(Tun, u16)> {
+    let tun = Tun::create(&options.interface)
+        .with_context(|| format!("cannot make the inside interface {:?}", options.interface))?;
+    let mut links = Links::open().context("cannot open netlink")?;
+    let mtu = opened.mtu.unwrap_or_else(|| inside_mtu(&mut links, options));
+    links.set_mtu(tun.name(), u32::from(mtu))?;
+    links.without_link_local(tun.name())?;
+    links.set_up(tun.name())?;
+    set_addresses(&mut links, tun.name(), opened)?;
+    for pool in pools(opened)? {
+        let route = Route {
+            destination: pool,
+            kind: RouteKind::Unicast,
+            device: Some(tun.name().to_owned()),
+            via: None,
+            table: MAIN_TABLE,
+            metric: None,
+        };
+        links.add_route(&route).with_context(|| {
+            format!("the enclave's addresses {pool} are in use on this machine already; choose other pools or remove that route")
+        })?;
+    }
+    Ok((tun, mtu))
+}
+
+/// Gives the interface the member's addresses and takes away those that are no longer its own.
+///
+/// # Errors
+/// What netlink reports.
+pub fn set_addresses(links: &mut Links, interface: &str, opened: &Opened) -> anyhow::Result<()> {
+    let mut wanted: Vec<IpNet> = Vec::new();
+    for prefix in opened.statements.iter().flat_map(|s| s.addresses.iter()) {
+        if prefix.is_host() {
+            wanted.push(IpNet::new(prefix.addr(), prefix.len()).context("a host prefix is a network")?);
+        }
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    let present = links.addresses(interface)?;
+    for old in present.iter().filter(|p| !wanted.contains(p) && !is_link_local(p.addr())) {
+        links.del_address(interface, *old)?;
+    }
+    for new in wanted.iter().filter(|w| !present.contains(w)) {
+        links.add_address(interface, *new)?;
+    }
+    Ok(())
+}
+
+/// Opens the outside port.
+///
+/// # Errors
+/// When it is taken, or without the capability to mark its packets.
+pub fn open_outside(options: &Options, opened: &Opened) -> anyhow::Result<UdpPort> {
+    let address = options.listen.unwrap_or_else(|| (IpAddr::from([0u16; 8]), opened.port).into());
+    let udp = UdpOptions { mark: Some(MARK), recv_buffer: RECV_BUFFER, dont_fragment: true, ..UdpOptions::default() };
+    match UdpPort::bind(address, &udp) {
+        // A kernel without IPv6 has no [::] to listen at.
+        Err(e) if options.listen.is_none() && e.kind() != std::io::ErrorKind::AddrInUse => {
+            UdpPort::bind((IpAddr::from([0u8; 4]), opened.port).into(), &udp)
+        }
+        bound => bound,
+    }
+    .with_context(|| format!("cannot listen at {address}; is another coteried running?"))
+}
+
+/// The lockdown that template and command line ask for.
+///
+/// # Errors
+/// When no outside interface can be found.
+pub fn lockdown(options: &Options, opened: &Opened) -> anyhow::Result<Option<Lockdown>> {
+    let wanted = match options.lockdown {
+        LockdownChoice::On => true,
+        LockdownChoice::Off => false,
+        LockdownChoice::Auto => opened.template.lockdown,
+    };
+    if !wanted {
+        return Ok(None);
+    }
+    let outside = if options.outside.is_empty() { find_outside(options)? } else { options.outside.clone() };
+    if outside.is_empty() {
+        bail!("no outside interface found to lock down; name it with --outside, or start with --lockdown off");
+    }
+    Ok(Some(Lockdown {
+        table_name: "coterie".into(),
+        outside,
+        port: options.listen.map_or(opened.port, |a| a.port()),
+        mark: MARK,
+        allow: Vec::new(),
+        dhcp: true,
+        routing: Routing { priority: 5_270, inside_table: None, inside: pools(opened)? },
+    }))
+}
+
+/// Every interface that is up, has an address and is neither loopback nor ours.
+fn find_outside(options: &Options) -> anyhow::Result<Vec<String>> {
+    let mut links = Links::open()?;
+    let mut found = Vec::new();
+    for link in links.links()? {
+        let ours = link.name == options.interface || link.name == "lo";
+        if !ours && Path::new("/sys/class/net").join(&link.name).join("device").exists()
+            || !ours && !links.addresses(&link.name)?.is_empty()
+        {
+            found.push(link.name);
+        }
+    }
+    Ok(found)
+}
+
+/// The largest inside packet that every outside interface carries sealed.
+fn inside_mtu(links: &mut Links, options: &Options) -> u16 {
+    let names = if options.outside.is_empty() { find_outside(options).unwrap_or_default() } else { options.outside.clone() };
+    let smallest = names.iter().filter_map(|name| links.link(name).ok()).map(|l| l.mtu).min().unwrap_or(1500);
+    u16::try_from(smallest.saturating_sub(u32::from(OVERHEAD))).unwrap_or(u16::MAX - OVERHEAD).clamp(MIN_MTU, 8_900)
+}
+
+fn pools(opened: &Opened) -> anyhow::Result<Vec<IpNet>> {
+    opened.pools.iter().map(|p| IpNet::new(p.addr(), p.len()).context("a pool is a network")).collect()
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
