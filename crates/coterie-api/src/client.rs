@@ -11,7 +11,9 @@ use crate::{Answer, Failure, Reply, Request};
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// Nobody listens there.
-    #[error("no coteried answers at {path}: {source}; is it running (`systemctl status coteried`), and may you open the socket?")]
+    #[error(
+        "no coteried answers at {path}: {source}; is it running (`systemctl status coteried`), and may you open the socket?"
+    )]
     NotReachable {
         /// The socket.
         path: PathBuf,
@@ -43,10 +45,18 @@ impl Client {
     /// # Errors
     /// [`CallError::NotReachable`].
     pub fn connect(path: &Path) -> Result<Self, CallError> {
-        let unreachable = |source| CallError::NotReachable { path: path.to_owned(), source };
+        let unreachable = |source| CallError::NotReachable {
+            path: path.to_owned(),
+            source,
+        };
         let stream = UnixStream::connect(path).map_err(unreachable)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(unreachable)?;
-        Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) })
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .map_err(unreachable)?;
+        Ok(Self {
+            path: path.to_owned(),
+            stream: BufReader::new(stream),
+        })
     }
 
     /// Sends a request and waits for its answer.
@@ -57,7 +67,10 @@ impl Client {
         match self.exchange(request) {
             Ok(Reply::Ok(answer)) => Ok(answer),
             Ok(Reply::Error(failure)) => Err(CallError::Refused(failure)),
-            Err(reason) => Err(CallError::Broken { path: self.path.clone(), reason: reason.to_string() }),
+            Err(reason) => Err(CallError::Broken {
+                path: self.path.clone(),
+                reason: reason.to_string(),
+            }),
         }
     }
 

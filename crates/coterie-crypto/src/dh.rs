@@ -21,7 +21,9 @@ impl KeyPair {
     pub fn from_private(private: Secret<32>) -> Self {
         let key = PrivateKey::from_private_key(&X25519, private.expose())
             .expect("every 32-byte string is an X25519 private key");
-        let computed = key.compute_public_key().expect("the public key of a valid private key can be computed");
+        let computed = key
+            .compute_public_key()
+            .expect("the public key of a valid private key can be computed");
         let mut public = [0; 32];
         public.copy_from_slice(computed.as_ref());
         Self { private, key, public }
@@ -50,13 +52,17 @@ impl KeyPair {
     /// [`Refused`] when the result is all zeros (a low-order `peer`; RFC 7748 section 6.1).
     pub fn agree(&self, peer: &PublicKey) -> Result<Secret<32>, Refused> {
         agreement::agree(&self.key, UnparsedPublicKey::new(&X25519, peer), Refused, |shared| {
-            Secret::from_slice(shared).filter(|s| s.expose() != &[0; 32]).ok_or(Refused)
+            Secret::from_slice(shared)
+                .filter(|s| s.expose() != &[0; 32])
+                .ok_or(Refused)
         })
     }
 }
 
 impl core::fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("KeyPair").field("public", &self.public[0]).finish_non_exhaustive()
+        f.debug_struct("KeyPair")
+            .field("public", &self.public[0])
+            .finish_non_exhaustive()
     }
 }

@@ -3,7 +3,10 @@
 //! Protects every delivery of community keys, also against a quantum computer that reads a recording later.
 
 use hpke::{
-    Deserializable as _, Kem as _, OpModeR, OpModeS, Serializable as _, aead::AesGcm256, kdf::HkdfSha256, kem::XWing,
+    Deserializable as _, Kem as _, OpModeR, OpModeS, Serializable as _,
+    aead::AesGcm256,
+    kdf::HkdfSha256,
+    kem::XWing,
     rand_core::{TryCryptoRng, TryRng},
 };
 

@@ -81,7 +81,9 @@ impl VerifyingKey {
     /// # Errors
     /// [`Refused`] when it does not check.
     pub fn verify_raw(&self, message: &[u8], signature: &[u8]) -> Result<(), Refused> {
-        UnparsedPublicKey::new(&ED25519, self.0).verify(message, signature).map_err(|_unspecified| Refused)
+        UnparsedPublicKey::new(&ED25519, self.0)
+            .verify(message, signature)
+            .map_err(|_unspecified| Refused)
     }
 }
 

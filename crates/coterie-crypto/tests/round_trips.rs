@@ -9,7 +9,10 @@ fn aead_refuses_every_flipped_bit() {
         let mut sealed = b"attack at dawn".to_vec();
         let tag = key.seal([1; 12], b"header", &mut sealed);
         sealed.extend_from_slice(&tag);
-        assert_eq!(key.open([1; 12], b"header", &mut sealed.clone()).unwrap(), b"attack at dawn");
+        assert_eq!(
+            key.open([1; 12], b"header", &mut sealed.clone()).unwrap(),
+            b"attack at dawn"
+        );
         for bit in 0..sealed.len() * 8 {
             let mut bad = sealed.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -44,9 +47,21 @@ fn kem_agrees_and_forgeries_give_another_secret() {
 fn signatures_are_bound_to_their_label() {
     let key = sign::SigningKey::from_seed(Secret::new([3; 32]));
     let signature = key.sign("coterie/1 statement", b"x");
-    assert!(key.verifying_key().verify("coterie/1 statement", b"x", &signature).is_ok());
-    assert!(key.verifying_key().verify("coterie/1 manifest", b"x", &signature).is_err());
-    assert!(key.verifying_key().verify("coterie/1 statement", b"y", &signature).is_err());
+    assert!(
+        key.verifying_key()
+            .verify("coterie/1 statement", b"x", &signature)
+            .is_ok()
+    );
+    assert!(
+        key.verifying_key()
+            .verify("coterie/1 manifest", b"x", &signature)
+            .is_err()
+    );
+    assert!(
+        key.verifying_key()
+            .verify("coterie/1 statement", b"y", &signature)
+            .is_err()
+    );
 }
 
 #[test]
@@ -65,7 +80,11 @@ fn wrap_and_hpke_open_only_under_the_right_key() {
     assert_eq!(opening.sealing_key().len(), hpke::SEALING_KEY_LEN);
     assert_eq!(opening.open(b"info", b"aad", &enc, &sealed).unwrap(), b"kek");
     assert!(opening.open(b"info", b"bad", &enc, &sealed).is_err());
-    assert!(hpke::OpeningKey::generate(&mut entropy).open(b"info", b"aad", &enc, &sealed).is_err());
+    assert!(
+        hpke::OpeningKey::generate(&mut entropy)
+            .open(b"info", b"aad", &enc, &sealed)
+            .is_err()
+    );
 }
 
 #[test]

@@ -59,6 +59,10 @@ impl Prefix {
 
 impl core::fmt::Display for Prefix {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        if self.is_host() { self.0.addr().fmt(f) } else { self.0.fmt(f) }
+        if self.is_host() {
+            self.0.addr().fmt(f)
+        } else {
+            self.0.fmt(f)
+        }
     }
 }

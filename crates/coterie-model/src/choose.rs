@@ -82,8 +82,11 @@ pub fn choose(candidates: Vec<Candidate>) -> Vec<(Candidate, Verdict)> {
     let mut left_out = left_out;
     left_out.sort_by(|a, b| rank(a).cmp(&rank(b)));
     result.extend(left_out.into_iter().map(|c| {
-        let verdict =
-            if c.excluded.is_empty() { Verdict::NoLiveKey } else { Verdict::HoldsExcluded(c.excluded.clone()) };
+        let verdict = if c.excluded.is_empty() {
+            Verdict::NoLiveKey
+        } else {
+            Verdict::HoldsExcluded(c.excluded.clone())
+        };
         (c, verdict)
     }));
     result
@@ -115,7 +118,10 @@ mod tests {
     }
 
     fn verdicts(candidates: Vec<Candidate>) -> Vec<(String, Verdict)> {
-        choose(candidates).into_iter().map(|(c, v)| (c.community.to_string(), v)).collect()
+        choose(candidates)
+            .into_iter()
+            .map(|(c, v)| (c.community.to_string(), v))
+            .collect()
     }
 
     #[test]

@@ -62,7 +62,8 @@ impl Writer {
     /// A name: length (1), text.
     pub fn name(&mut self, v: &Name) -> &mut Self {
         let text = v.as_str().as_bytes();
-        self.u8(u8::try_from(text.len()).expect("a name has at most 63 bytes")).bytes(text)
+        self.u8(u8::try_from(text.len()).expect("a name has at most 63 bytes"))
+            .bytes(text)
     }
 
     /// A byte string: length (2), bytes.
@@ -70,7 +71,8 @@ impl Writer {
     /// # Panics
     /// When `v` is longer than 65,535 bytes: a caller's error.
     pub fn counted(&mut self, v: &[u8]) -> &mut Self {
-        self.u16(u16::try_from(v.len()).expect("a counted string has at most 65,535 bytes")).bytes(v)
+        self.u16(u16::try_from(v.len()).expect("a counted string has at most 65,535 bytes"))
+            .bytes(v)
     }
 
     /// A prefix: family (1: 4 or 6), length (1), address (4 or 16).
@@ -118,7 +120,10 @@ impl<'a> Reader<'a> {
     /// The error for a field that starts here.
     #[must_use]
     pub fn malformed(&self, what: &'static str) -> Malformed {
-        Malformed { what, offset: self.offset }
+        Malformed {
+            what,
+            offset: self.offset,
+        }
     }
 
     /// Ends the object.
@@ -126,7 +131,11 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Malformed`] when bytes are left over.
     pub fn finish(self) -> Result<(), Malformed> {
-        if self.remaining() == 0 { Ok(()) } else { Err(self.malformed("trailing bytes")) }
+        if self.remaining() == 0 {
+            Ok(())
+        } else {
+            Err(self.malformed("trailing bytes"))
+        }
     }
 
     /// The next `n` bytes.
@@ -134,7 +143,11 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Malformed`] when fewer are left; as do all methods below.
     pub fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
-        let end = self.offset.checked_add(n).filter(|end| *end <= self.bytes.len()).ok_or(self.malformed(what))?;
+        let end = self
+            .offset
+            .checked_add(n)
+            .filter(|end| *end <= self.bytes.len())
+            .ok_or_else(|| self.malformed(what))?;
         let taken = &self.bytes[self.offset..end];
         self.offset = end;
         Ok(taken)

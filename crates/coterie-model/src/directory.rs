@@ -30,13 +30,21 @@ impl DirectoryEntry<Signed<Statement>> {
     pub fn encode(&self, w: &mut Writer) {
         w.name(&self.name);
         count(w, self.communities.len());
-        self.communities.iter().for_each(|t| { w.bytes(&t.0); });
+        self.communities.iter().for_each(|t| {
+            w.bytes(&t.0);
+        });
         count(w, self.addresses.len());
-        self.addresses.iter().for_each(|p| { w.prefix(p); });
+        self.addresses.iter().for_each(|p| {
+            w.prefix(p);
+        });
         count(w, self.endpoints.len());
-        self.endpoints.iter().for_each(|e| { w.endpoint(e); });
+        self.endpoints.iter().for_each(|e| {
+            w.endpoint(e);
+        });
         count(w, self.statements.len());
-        self.statements.iter().for_each(|s| { w.counted(s.bytes()); });
+        self.statements.iter().for_each(|s| {
+            w.counted(s.bytes());
+        });
     }
 }
 
@@ -48,7 +56,9 @@ impl DirectoryEntry<Unverified<Statement>> {
     pub fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             name: r.name("member name")?,
-            communities: many(r, MAX_COMMUNITIES, "communities", |r| r.array("community tag").map(CommunityTag))?,
+            communities: many(r, MAX_COMMUNITIES, "communities", |r| {
+                r.array("community tag").map(CommunityTag)
+            })?,
             addresses: many(r, crate::signed::MAX_ADDRESSES, "addresses", |r| r.prefix("address"))?,
             endpoints: many(r, MAX_ENDPOINTS, "endpoints", |r| r.endpoint("endpoint"))?,
             statements: many(r, MAX_COMMUNITIES, "statements", |r| {

@@ -19,7 +19,11 @@ impl EpochKey {
     /// A second copy, wiped on its own.
     #[must_use]
     pub fn duplicate(&self) -> Self {
-        Self { tag: self.tag, epoch: self.epoch, key: self.key.duplicate() }
+        Self {
+            tag: self.tag,
+            epoch: self.epoch,
+            key: self.key.duplicate(),
+        }
     }
 }
 

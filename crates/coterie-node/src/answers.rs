@@ -94,14 +94,20 @@ fn counters(status: &Status) -> api::Counters {
         delivered_bytes: counts.delivered_bytes,
         initiated: counts.initiated,
         responded: counts.responded,
-        drops: counts.drops.iter().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
+        drops: counts
+            .drops
+            .iter()
+            .map(|(reason, n)| (reason.name().to_owned(), n))
+            .collect(),
     }
 }
 
 /// Why a destination is reached as it is.
 #[must_use]
 pub fn explanation(destination: IpAddr, e: &Explanation) -> api::Explanation {
-    let installed = e.installed.and_then(|tag| e.candidates.iter().find(|(c, _)| c.tag == tag));
+    let installed = e
+        .installed
+        .and_then(|tag| e.candidates.iter().find(|(c, _)| c.tag == tag));
     api::Explanation {
         destination,
         member: e.peer.clone(),
@@ -124,24 +130,35 @@ pub fn explanation(destination: IpAddr, e: &Explanation) -> api::Explanation {
 /// A refusal with what to do about it.
 #[must_use]
 pub fn failure(reason: DropReason, destination: &str) -> Failure {
-    let (message, remedy) = match reason {
-        DropReason::NoMember => (
+    let (message, remedy) = if reason == DropReason::NoMember {
+        (
             format!("nobody in this node's directory has {destination}"),
             "`coterie status` lists the members that this node may know",
-        ),
-        DropReason::NoCommonCommunity => (
+        )
+    } else if reason == DropReason::NoCommonCommunity {
+        (
             format!("this node shares no usable community with {destination}"),
             "`coterie explain` shows the communities and why each was left out",
-        ),
-        DropReason::NoEndpoint => (
+        )
+    } else if reason == DropReason::NoEndpoint {
+        (
             format!("the outside address of {destination} is not known"),
             "give the member an endpoint in the enclave file and issue this node's bundle anew",
-        ),
-        DropReason::MembershipEnded => (
-            "this node's membership has ended".into(),
+        )
+    } else if reason == DropReason::MembershipEnded {
+        (
+            "this node's membership has ended".to_owned(),
             "have a new bundle issued with `coterie bundle issue` and reload",
-        ),
-        other => (format!("nothing can be sent to {destination}: {}", other.name()), "`coterie status` has more"),
+        )
+    } else {
+        (
+            format!("nothing can be sent to {destination}: {}", reason.name()),
+            "`coterie status` has more",
+        )
     };
-    Failure { code: reason.name().into(), message, remedy: remedy.into() }
+    Failure {
+        code: reason.name().into(),
+        message,
+        remedy: remedy.into(),
+    }
 }

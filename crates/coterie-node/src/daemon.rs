@@ -30,7 +30,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         tracing::debug!(%error, "memory is not locked; keys may be swapped out");
     }
     let mut kept = None;
-    for (name, descriptor) in memory::take_passed_descriptors().context("cannot take what the service manager passed")? {
+    for (name, descriptor) in
+        memory::take_passed_descriptors().context("cannot take what the service manager passed")?
+    {
         if name == STORE_NAME {
             kept = Some(memory::Sealed::from_descriptor(descriptor)?);
         }
@@ -46,7 +48,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
     let lockdown = network::lockdown(options, &opened)?;
     if let Some(lockdown) = &lockdown {
-        let installed = lockdown.install().context("cannot load lockdown, so nothing is started (it fails closed)")?;
+        let installed = lockdown
+            .install()
+            .context("cannot load lockdown, so nothing is started (it fails closed)")?;
         if !installed.egress {
             tracing::warn!("this kernel has no egress hook: programs with raw sockets are not stopped");
         }
@@ -58,7 +62,16 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     watch_signals(asker.clone())?;
     let config = identity::config(opened, &keys, &journal, wall());
     let node = Node::new(config, Box::new(SystemEntropy), now());
-    let parts = Parts { node, inside, udp, journal, lockdown, port, identity: identity.origin.name(), requests };
+    let parts = Parts {
+        node,
+        inside,
+        udp,
+        journal,
+        lockdown,
+        port,
+        identity: identity.origin.name(),
+        requests,
+    };
     let mut driver = Driver::new(parts)?;
     serve(&options.socket, asker.clone())?;
     if let Some(address) = options.metrics {
@@ -73,7 +86,10 @@ fn attend(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
     loop {
         match driver.run()? {
             Left::Reload => {
-                notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().context("cannot read the clock")?]);
+                notify(&[
+                    NotifyState::Reloading,
+                    NotifyState::monotonic_usec_now().context("cannot read the clock")?,
+                ]);
                 match reload(options, driver) {
                     Ok(()) => tracing::info!("bundle taken over"),
                     Err(error) => tracing::error!("bundle not taken over, going on as before: {error:#}"),
@@ -127,15 +143,23 @@ fn make_state_directory(options: &Options) -> anyhow::Result<()> {
 }
 
 fn start_log(options: &Options) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
-        .with_context(|| format!("--log {:?} is no filter; try `info` or `coterie_node=debug`", options.log))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = tracing_subscriber::EnvFilter::try_new(&options.log).with_context(|| {
+        format!(
+            "--log {:?} is no filter; try `info` or `coterie_node=debug`",
+            options.log
+        )
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     match options.log_format {
         LogFormat::Json => builder.json().init(),
         // The journal has its own time stamps, and colours are noise there.
         LogFormat::Text if under_systemd => builder.without_time().with_ansi(false).init(),
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
     }
     Ok(())
 }

@@ -121,7 +121,9 @@ impl Ports for Buffers<'_> {
         if self.out.room() < len {
             push(self.udp, self.out);
         }
-        let Some(mut room) = self.out.reserve(to, len) else { return };
+        let Some(mut room) = self.out.reserve(to, len) else {
+            return;
+        };
         if fill(&mut room) {
             room.commit();
         }
@@ -142,7 +144,11 @@ fn push(udp: &UdpPort, out: &mut SendBatch) {
     }
     let outcome = udp.send(out);
     if outcome.unsent > 0 || outcome.failed.total() > 0 {
-        tracing::trace!(unsent = outcome.unsent, failed = outcome.failed.total(), "datagrams not sent");
+        tracing::trace!(
+            unsent = outcome.unsent,
+            failed = outcome.failed.total(),
+            "datagrams not sent"
+        );
     }
     out.clear();
 }
@@ -155,9 +161,15 @@ impl Driver {
     pub fn new(parts: Parts) -> anyhow::Result<Self> {
         let poller = Poller::new().context("cannot make a poller")?;
         let (tun, mtu) = parts.inside;
-        poller.add(&tun, TUN_KEY, Interest::Read).context("cannot watch the inside interface")?;
-        poller.add(&parts.udp, UDP_KEY, Interest::Read).context("cannot watch the outside port")?;
-        poller.add(parts.requests.waker(), WAKE_KEY, Interest::Read).context("cannot watch for requests")?;
+        poller
+            .add(&tun, TUN_KEY, Interest::Read)
+            .context("cannot watch the inside interface")?;
+        poller
+            .add(&parts.udp, UDP_KEY, Interest::Read)
+            .context("cannot watch the outside port")?;
+        poller
+            .add(parts.requests.waker(), WAKE_KEY, Interest::Read)
+            .context("cannot watch for requests")?;
         let started = now();
         Ok(Self {
             node: parts.node,
@@ -198,13 +210,17 @@ impl Driver {
             self.watch_generation(now)?;
             self.node.begin_batch();
             if ready.0 {
-                self.from_inside(now)?;
+                self.take_inside(now)?;
             }
             if ready.1 {
-                self.from_outside(now)?;
+                self.take_outside(now)?;
             }
             if self.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
-                let mut ports = Buffers { out: &mut self.out, udp: &self.udp, tun: &mut self.tun };
+                let mut ports = Buffers {
+                    out: &mut self.out,
+                    udp: &self.udp,
+                    tun: &mut self.tun,
+                };
                 self.node.handle_timeout(now, &mut ports);
             }
             self.end_pings(now);
@@ -235,10 +251,19 @@ impl Driver {
         self.flush()
     }
 
-    fn from_inside(&mut self, now: Instant) -> anyhow::Result<()> {
-        while self.tun.recv(&mut self.packets).context("the inside interface is gone")? > 0 {
+    fn take_inside(&mut self, now: Instant) -> anyhow::Result<()> {
+        while self
+            .tun
+            .recv(&mut self.packets)
+            .context("the inside interface is gone")?
+            > 0
+        {
             for packet in self.packets.packets_mut() {
-                let mut ports = Buffers { out: &mut self.out, udp: &self.udp, tun: &mut self.tun };
+                let mut ports = Buffers {
+                    out: &mut self.out,
+                    udp: &self.udp,
+                    tun: &mut self.tun,
+                };
                 let _counted = self.node.handle_inside(packet.bytes(), now, &mut ports);
             }
             let full = self.packets.len() >= RECV_SLOTS;
@@ -250,12 +275,16 @@ impl Driver {
         Ok(())
     }
 
-    fn from_outside(&mut self, now: Instant) -> anyhow::Result<()> {
+    fn take_outside(&mut self, now: Instant) -> anyhow::Result<()> {
         // Bounded, so that a flood from outside cannot starve the inside.
         for _ in 0..8 {
             let got = self.udp.recv(&mut self.arrivals).context("the outside port is gone")?;
             for (from, datagram) in self.arrivals.datagrams_mut() {
-                let mut ports = Buffers { out: &mut self.out, udp: &self.udp, tun: &mut self.tun };
+                let mut ports = Buffers {
+                    out: &mut self.out,
+                    udp: &self.udp,
+                    tun: &mut self.tun,
+                };
                 let _counted = self.node.handle_outside(datagram, from, now, &mut ports);
             }
             self.flush()?;
@@ -269,7 +298,9 @@ impl Driver {
     /// Records first, then datagrams, then news.
     fn flush(&mut self) -> anyhow::Result<()> {
         while let Some(record) = self.node.poll_persist() {
-            self.journal.write(&record).context("cannot write the journal; nothing is sent that it does not know of")?;
+            self.journal
+                .write(&record)
+                .context("cannot write the journal; nothing is sent that it does not know of")?;
         }
         while let Some(transmit) = self.node.poll_transmit() {
             if self.out.room() < transmit.bytes.len() {
@@ -309,7 +340,11 @@ impl Driver {
         let core = self.node.poll_timeout().map(|(at, _)| at.since(now));
         let ping = self.pings.values().map(|p| p.until.since(now)).min();
         // A millisecond is the poller's grain: waking earlier would only wake again.
-        [core, ping].into_iter().flatten().fold(IDLE_TICK, Duration::min).max(Duration::from_millis(1))
+        [core, ping]
+            .into_iter()
+            .flatten()
+            .fold(IDLE_TICK, Duration::min)
+            .max(Duration::from_millis(1))
     }
 
     fn watch_generation(&mut self, now: Instant) -> anyhow::Result<()> {
@@ -317,7 +352,11 @@ impl Driver {
             return Ok(());
         }
         self.generation_seen = now;
-        if self.generation.changed().context("cannot watch the machine's generation")? {
+        if self
+            .generation
+            .changed()
+            .context("cannot watch the machine's generation")?
+        {
             self.node.handle_fork();
         }
         Ok(())
@@ -329,10 +368,16 @@ impl Driver {
             Request::Status => Reply::Ok(Answer::Status(Box::new(self.status(now)))),
             Request::Metrics => Reply::Ok(Answer::Metrics(metrics::text(self.status(now)))),
             Request::Explain { destination } => match self.resolve(&destination) {
-                Ok(ip) => Reply::Ok(Answer::Explanation(answers::explanation(ip, &self.node.explain(ip, now)))),
+                Ok(ip) => Reply::Ok(Answer::Explanation(answers::explanation(
+                    ip,
+                    &self.node.explain(ip, now),
+                ))),
                 Err(failure) => Reply::Error(failure),
             },
-            Request::Ping { destination, timeout_ms } => {
+            Request::Ping {
+                destination,
+                timeout_ms,
+            } => {
                 if let Err(failure) = self.start_ping(&destination, timeout_ms, &reply, now) {
                     Reply::Error(failure)
                 } else {
@@ -368,7 +413,10 @@ impl Driver {
     /// Looks whether lockdown is still in force, at most once a second.
     fn check_lockdown(&mut self, now: Instant) {
         let Some(lockdown) = &self.lockdown else { return };
-        if self.lockdown_checked.is_some_and(|at| now.since(at) < Duration::from_secs(1)) {
+        if self
+            .lockdown_checked
+            .is_some_and(|at| now.since(at) < Duration::from_secs(1))
+        {
             return;
         }
         self.lockdown_checked = Some(now);
@@ -392,14 +440,27 @@ impl Driver {
             remedy: "`coterie status` lists the members that this node may know".into(),
         };
         let name = Name::new(destination).map_err(|_not_a_name| unknown())?;
-        let prefix = self.node.addresses_of(&name).and_then(|a| a.first()).ok_or_else(unknown)?;
+        let prefix = self
+            .node
+            .addresses_of(&name)
+            .and_then(|a| a.first())
+            .ok_or_else(unknown)?;
         Ok(prefix.addr())
     }
 
-    fn start_ping(&mut self, to: &str, timeout_ms: u64, reply: &SyncSender<Reply>, now: Instant) -> Result<(), Failure> {
+    fn start_ping(
+        &mut self,
+        to: &str,
+        timeout_ms: u64,
+        reply: &SyncSender<Reply>,
+        now: Instant,
+    ) -> Result<(), Failure> {
         let destination = self.resolve(to)?;
         let had_session = self.node.explain(destination, now).installed.is_some();
-        let token = self.node.handle_ping(destination, now).map_err(|reason| answers::failure(reason, to))?;
+        let token = self
+            .node
+            .handle_ping(destination, now)
+            .map_err(|reason| answers::failure(reason, to))?;
         let until = now + Duration::from_millis(timeout_ms.clamp(1, 60_000));
         let waiting = Waiting {
             destination,
@@ -423,18 +484,32 @@ impl Driver {
     }
 
     fn pong(&mut self, token: [u8; 8]) {
-        let Some(waiting) = self.pings.remove(&token) else { return };
+        let Some(waiting) = self.pings.remove(&token) else {
+            return;
+        };
         let now = now();
         let explained = answers::explanation(waiting.destination, &self.node.explain(waiting.destination, now));
-        let (Some(member), Some(community)) = (explained.member, explained.installed) else { return };
+        let (Some(member), Some(community)) = (explained.member, explained.installed) else {
+            return;
+        };
         let probed = waiting.probed.unwrap_or(waiting.asked);
         let handshake = (!waiting.had_session).then(|| millis(probed.since(waiting.asked)));
-        let pong = Pong { member, community, rtt_ms: millis(now.since(probed)), handshake_ms: handshake };
+        let pong = Pong {
+            member,
+            community,
+            rtt_ms: millis(now.since(probed)),
+            handshake_ms: handshake,
+        };
         let _gone = waiting.reply.try_send(Reply::Ok(Answer::Pong(pong)));
     }
 
     fn end_pings(&mut self, now: Instant) {
-        let over: Vec<_> = self.pings.iter().filter(|(_, w)| w.until <= now).map(|(token, _)| *token).collect();
+        let over: Vec<_> = self
+            .pings
+            .iter()
+            .filter(|(_, w)| w.until <= now)
+            .map(|(token, _)| *token)
+            .collect();
         for token in over {
             if let Some(waiting) = self.pings.remove(&token) {
                 let _gone = waiting.reply.try_send(Reply::Error(Failure {

@@ -14,11 +14,7 @@ use coterie_control::bundle::{Bundle, Keys, Opened, TemplateSettings};
 use coterie_crypto::aead::Suite;
 use coterie_io::memory::Sealed;
 use coterie_model::{Reader, UnixTime, Unverified, Writer};
-use coterie_proto::{
-    Config, Update,
-    handshake::payload::Suites,
-    membership::Freshness,
-};
+use coterie_proto::{Config, Update, handshake::payload::Suites, membership::Freshness};
 
 use crate::{journal::Journal, options::Options};
 
@@ -66,18 +62,34 @@ impl Identity {
     /// When neither is there or readable.
     pub fn load(options: &Options, kept: Option<Sealed>) -> anyhow::Result<Self> {
         let kept = match kept {
-            Some(sealed) => Some(decode(&sealed.read().context("cannot read the identity that the service manager kept")?)?),
-            None => read_if_there(&options.state.join(FILE_NAME))?.map(|bytes| decode(&bytes)).transpose()?,
+            Some(sealed) => Some(decode(
+                &sealed
+                    .read()
+                    .context("cannot read the identity that the service manager kept")?,
+            )?),
+            None => read_if_there(&options.state.join(FILE_NAME))?
+                .map(|bytes| decode(&bytes))
+                .transpose()?,
         };
         let files = read_if_there(&options.bundle)?.zip(read_if_there(&options.keys)?);
         match (files, kept) {
-            (Some((bundle, keys)), Some((_, kept_keys))) if keys == kept_keys => {
-                Ok(Self { bundle, keys, origin: Origin::Recovered })
-            }
-            (Some((bundle, keys)), _) => Ok(Self { bundle, keys, origin: Origin::Files }),
+            (Some((bundle, keys)), Some((_, kept_keys))) if keys == kept_keys => Ok(Self {
+                bundle,
+                keys,
+                origin: Origin::Recovered,
+            }),
+            (Some((bundle, keys)), _) => Ok(Self {
+                bundle,
+                keys,
+                origin: Origin::Files,
+            }),
             (None, Some((bundle, keys))) => {
                 let bundle = read_if_there(&options.bundle)?.unwrap_or(bundle);
-                Ok(Self { bundle, keys, origin: Origin::Recovered })
+                Ok(Self {
+                    bundle,
+                    keys,
+                    origin: Origin::Recovered,
+                })
             }
             (None, None) => bail!(
                 "no identity: {} or {} is missing; make keys and a request with `coterie bundle request`, have a bundle \
@@ -96,7 +108,9 @@ impl Identity {
         let keys = self.parse_keys(options)?;
         let bundle = Bundle::parse(&self.bundle).with_context(|| format!("{}", options.bundle.display()))?;
         let trust = options.root.as_deref().map(parse_root).transpose()?;
-        bundle.open(&keys, trust, now, floor).with_context(|| format!("{}", options.bundle.display()))
+        bundle
+            .open(&keys, trust, now, floor)
+            .with_context(|| format!("{}", options.bundle.display()))
     }
 
     /// The keys.
@@ -164,7 +178,9 @@ pub fn update(opened: Opened) -> Update {
         revocations: opened
             .revocations
             .map(|r| Unverified::parse(r.bytes()).expect("a list that was verified parses")),
-        head: opened.head.map(|h| Unverified::parse(h.bytes()).expect("a head that was verified parses")),
+        head: opened
+            .head
+            .map(|h| Unverified::parse(h.bytes()).expect("a head that was verified parses")),
         exclude: Some(opened.template.exclude),
     }
 }
@@ -172,13 +188,24 @@ pub fn update(opened: Opened) -> Update {
 /// The suites that the template allows, and the one that this CPU is fast at.
 fn suites(template: &TemplateSettings) -> (Suites, Suite) {
     if template.forkable {
-        return (Suites::new(&[Suite::Aes256GcmSiv]).expect("one suite"), Suite::Aes256GcmSiv);
+        return (
+            Suites::new(&[Suite::Aes256GcmSiv]).expect("one suite"),
+            Suite::Aes256GcmSiv,
+        );
     }
     let all = Suites::new(&template.suites)
         .unwrap_or_else(|| Suites::new(&[Suite::Aes256Gcm, Suite::ChaCha20Poly1305]).expect("two suites"));
-    let fast = if has_aes() { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
-    let first = Suite::ALL.into_iter().find(|s| all.has(*s)).expect("a set of suites is not empty");
-    let preferred = template.preferred.filter(|s| all.has(*s)).unwrap_or(if all.has(fast) { fast } else { first });
+    let fast = if has_aes() {
+        Suite::Aes256Gcm
+    } else {
+        Suite::ChaCha20Poly1305
+    };
+    let first = Suite::ALL
+        .into_iter()
+        .find(|s| all.has(*s))
+        .expect("a set of suites is not empty");
+    let own = if all.has(fast) { fast } else { first };
+    let preferred = template.preferred.filter(|s| all.has(*s)).unwrap_or(own);
     (all, preferred)
 }
 
@@ -195,7 +222,12 @@ fn has_aes() -> bool {
 
 fn parse_root(hex: &str) -> anyhow::Result<[u8; 32]> {
     let digits = hex.as_bytes();
-    let digit = |i: usize| digits.get(i).and_then(|d| char::from(*d).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+    let digit = |i: usize| {
+        digits
+            .get(i)
+            .and_then(|d| char::from(*d).to_digit(16))
+            .and_then(|d| u8::try_from(d).ok())
+    };
     let mut root = [0; 32];
     for (i, byte) in root.iter_mut().enumerate() {
         let (Some(high), Some(low)) = (digit(2 * i), digit(2 * i + 1)) else {
@@ -216,14 +248,22 @@ fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
     };
     if meta.len() > MAX_FILE {
-        bail!("{} is larger than any bundle or key file; is it the right file?", path.display());
+        bail!(
+            "{} is larger than any bundle or key file; is it the right file?",
+            path.display()
+        );
     }
-    Ok(Some(fs::read(path).with_context(|| format!("cannot read {}", path.display()))?))
+    Ok(Some(
+        fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
+    ))
 }
 
 fn encode(identity: &Identity) -> Vec<u8> {
     let mut w = Writer::new();
-    w.u8(1).u32(u32::try_from(identity.bundle.len()).unwrap_or(u32::MAX)).bytes(&identity.bundle).bytes(&identity.keys);
+    w.u8(1)
+        .u32(u32::try_from(identity.bundle.len()).unwrap_or(u32::MAX))
+        .bytes(&identity.bundle)
+        .bytes(&identity.keys);
     w.into_bytes()
 }
 
@@ -236,7 +276,8 @@ fn decode(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
         let keys = r.take(r.remaining(), "keys")?.to_vec();
         Ok::<_, coterie_model::Malformed>((version, bundle, keys))
     };
-    let (version, bundle, keys) = read().context("the identity that was kept is damaged; remove it and start from the bundle")?;
+    let (version, bundle, keys) =
+        read().context("the identity that was kept is damaged; remove it and start from the bundle")?;
     if version != 1 {
         bail!("the identity that was kept is of another version; remove it and start from the bundle");
     }
@@ -245,7 +286,12 @@ fn decode(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
 
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, path)

@@ -51,7 +51,13 @@ impl Journal {
     /// # Errors
     /// What the file system reports.
     pub fn open(path: &Path, own: PublicKey) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
         let mut journal = Self {
             file,
             own,
@@ -86,7 +92,11 @@ impl Journal {
     /// The highest counter accepted from each static key.
     #[must_use]
     pub fn accepted(&self) -> Vec<(PublicKey, u64)> {
-        self.peers.iter().filter(|(_, e)| e.accepted > 0).map(|(key, e)| (*key, e.accepted)).collect()
+        self.peers
+            .iter()
+            .filter(|(_, e)| e.accepted > 0)
+            .map(|(key, e)| (*key, e.accepted))
+            .collect()
     }
 
     /// Questions answered.
@@ -131,20 +141,33 @@ impl Journal {
 
     fn write_head(&mut self) -> io::Result<()> {
         let mut w = Writer::new();
-        w.bytes(b"coterie journal").u8(1).bytes(&self.own).u64(self.counter).u64(self.serial);
+        w.bytes(b"coterie journal")
+            .u8(1)
+            .bytes(&self.own)
+            .u64(self.counter)
+            .u64(self.serial);
         self.write_slot(0, w)?;
         self.file.sync_data()
     }
 
     fn read_head(&mut self) -> io::Result<bool> {
-        let Some(slot) = self.read_slot(0)? else { return Ok(false) };
+        let Some(slot) = self.read_slot(0)? else {
+            return Ok(false);
+        };
         let mut r = Reader::new(&slot);
         let mut read = || {
             let magic = r.take(15, "magic")?;
             let (version, own) = (r.u8("version")?, r.array::<32>("static key")?);
-            Ok::<_, coterie_model::Malformed>((magic == b"coterie journal" && version == 1, own, r.u64("counter")?, r.u64("serial")?))
+            Ok::<_, coterie_model::Malformed>((
+                magic == b"coterie journal" && version == 1,
+                own,
+                r.u64("counter")?,
+                r.u64("serial")?,
+            ))
         };
-        let Ok((true, own, counter, serial)) = read() else { return Ok(false) };
+        let Ok((true, own, counter, serial)) = read() else {
+            return Ok(false);
+        };
         if own != self.own {
             return Ok(false);
         }
@@ -166,7 +189,8 @@ impl Journal {
         let first = index - index % 8;
         let mut w = Writer::new();
         let group: Vec<_> = self.answered.iter().skip(first).take(8).collect();
-        w.u64(self.next_answered).u8(u8::try_from(group.len()).map_err(io::Error::other)?);
+        w.u64(self.next_answered)
+            .u8(u8::try_from(group.len()).map_err(io::Error::other)?);
         group.iter().for_each(|n| {
             w.bytes(*n);
         });
@@ -178,7 +202,9 @@ impl Journal {
         for slot in 0..ANSWERED_SLOTS {
             let Some(bytes) = self.read_slot(1 + slot)? else { break };
             let mut r = Reader::new(&bytes);
-            let (Ok(next), Ok(count)) = (r.u64("next"), r.u8("count")) else { break };
+            let (Ok(next), Ok(count)) = (r.u64("next"), r.u8("count")) else {
+                break;
+            };
             newest = newest.max(next);
             for _ in 0..count.min(8) {
                 if let Ok(nonce) = r.array("nonce") {
@@ -193,9 +219,15 @@ impl Journal {
     fn write_peer(&mut self, key: PublicKey, change: impl FnOnce(&mut Entry)) -> io::Result<()> {
         let free = FIRST_PEER + u64::try_from(self.peers.len()).map_err(io::Error::other)?;
         if !self.peers.contains_key(&key) && free >= FIRST_PEER + MAX_PEERS {
-            return Err(io::Error::other("the journal is full: more than 262,144 peers were met under one static key"));
+            return Err(io::Error::other(
+                "the journal is full: more than 262,144 peers were met under one static key",
+            ));
         }
-        let entry = self.peers.entry(key).or_insert(Entry { slot: free, accepted: 0, live: None });
+        let entry = self.peers.entry(key).or_insert(Entry {
+            slot: free,
+            accepted: 0,
+            live: None,
+        });
         change(entry);
         let entry = *entry;
         let mut w = Writer::new();
@@ -212,7 +244,16 @@ impl Journal {
         for slot in FIRST_PEER..slots {
             // A torn slot keeps its place, so that later ones keep theirs.
             let entry = self.read_slot(slot)?.and_then(|bytes| read_entry(&bytes, slot));
-            let (key, entry) = entry.unwrap_or_else(|| (placeholder(slot), Entry { slot, accepted: 0, live: None }));
+            let (key, entry) = entry.unwrap_or_else(|| {
+                (
+                    placeholder(slot),
+                    Entry {
+                        slot,
+                        accepted: 0,
+                        live: None,
+                    },
+                )
+            });
             self.peers.insert(key, entry);
         }
         Ok(())
@@ -242,7 +283,11 @@ fn read_entry(bytes: &[u8], slot: u64) -> Option<(PublicKey, Entry)> {
     let mut r = Reader::new(bytes);
     let key = r.array("static key").ok()?;
     let accepted = r.u64("accepted").ok()?;
-    let live = if r.u8("live").ok()? == 1 { r.endpoint("endpoint").ok() } else { None };
+    let live = if r.u8("live").ok()? == 1 {
+        r.endpoint("endpoint").ok()
+    } else {
+        None
+    };
     Some((key, Entry { slot, accepted, live }))
 }
 
@@ -279,7 +324,10 @@ mod tests {
         assert_eq!(j.accepted(), [([2; 32], 9)]);
         assert_eq!(j.live(), [([3; 32], endpoint)]);
         assert_eq!(j.answered().len(), 1024);
-        assert!(j.answered().contains(&[4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "the newest");
+        assert!(
+            j.answered().contains(&[4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            "the newest"
+        );
         drop(j);
         let j = Journal::open(&path, [9; 32]).unwrap();
         assert_eq!((j.counter(), j.serial(), j.accepted().len()), (1, 0, 0));

@@ -34,14 +34,40 @@ impl prometheus_client::collector::Collector for NodeMetrics {
             counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
         };
         total("coterie_sent_packets", "Packets sealed and sent", None, c.sent_packets)?;
-        total("coterie_sent", "Bytes of packets sealed and sent", Some(&Unit::Bytes), c.sent_bytes)?;
-        total("coterie_delivered_packets", "Packets opened and delivered", None, c.delivered_packets)?;
-        total("coterie_delivered", "Bytes of packets opened and delivered", Some(&Unit::Bytes), c.delivered_bytes)?;
-        total("coterie_sessions_initiated", "Sessions made as initiator", None, c.initiated)?;
-        total("coterie_sessions_responded", "Sessions made as responder", None, c.responded)?;
+        total(
+            "coterie_sent",
+            "Bytes of packets sealed and sent",
+            Some(&Unit::Bytes),
+            c.sent_bytes,
+        )?;
+        total(
+            "coterie_delivered_packets",
+            "Packets opened and delivered",
+            None,
+            c.delivered_packets,
+        )?;
+        total(
+            "coterie_delivered",
+            "Bytes of packets opened and delivered",
+            Some(&Unit::Bytes),
+            c.delivered_bytes,
+        )?;
+        total(
+            "coterie_sessions_initiated",
+            "Sessions made as initiator",
+            None,
+            c.initiated,
+        )?;
+        total(
+            "coterie_sessions_responded",
+            "Sessions made as responder",
+            None,
+            c.responded,
+        )?;
 
         let kind = prometheus_client::metrics::MetricType::Counter;
-        let mut drops = encoder.encode_descriptor("coterie_drops", "Packets and datagrams dropped, by reason", None, kind)?;
+        let mut drops =
+            encoder.encode_descriptor("coterie_drops", "Packets and datagrams dropped, by reason", None, kind)?;
         for (reason, n) in &c.drops {
             ConstCounter::new(*n).encode(drops.encode_family(&Reason { reason: reason.clone() })?)?;
         }
@@ -55,11 +81,31 @@ impl prometheus_client::collector::Collector for NodeMetrics {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
         };
-        gauge("coterie_lockdown_in_force", "1 while nothing can leave in clear text", None, i64::from(s.lockdown == "in-force"))?;
-        gauge("coterie_forked", "1 after this machine was forked", None, i64::from(s.forked))?;
-        gauge("coterie_revision", "Revision of the revocations known", None, i64::try_from(s.revision).unwrap_or(i64::MAX))?;
+        gauge(
+            "coterie_lockdown_in_force",
+            "1 while nothing can leave in clear text",
+            None,
+            i64::from(s.lockdown == "in-force"),
+        )?;
+        gauge(
+            "coterie_forked",
+            "1 after this machine was forked",
+            None,
+            i64::from(s.forked),
+        )?;
+        gauge(
+            "coterie_revision",
+            "Revision of the revocations known",
+            None,
+            i64::try_from(s.revision).unwrap_or(i64::MAX),
+        )?;
         let ends = i64::try_from(s.membership_ends).unwrap_or(i64::MAX);
-        gauge("coterie_membership_ends_timestamp", "When the membership ends, Unix time", Some(&Unit::Seconds), ends)?;
+        gauge(
+            "coterie_membership_ends_timestamp",
+            "When the membership ends, Unix time",
+            Some(&Unit::Seconds),
+            ends,
+        )?;
         Ok(())
     }
 }
@@ -89,10 +135,13 @@ pub fn serve(address: SocketAddr, asker: Asker) -> anyhow::Result<()> {
                 match asker.call(Request::Metrics) {
                     Reply::Ok(Answer::Metrics(text)) => {
                         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                        let header = tiny_http::Header::from_bytes("Content-Type", kind).expect("a header of ASCII text");
+                        let header =
+                            tiny_http::Header::from_bytes("Content-Type", kind).expect("a header of ASCII text");
                         tiny_http::Response::from_string(text).with_header(header)
                     }
-                    Reply::Ok(_) | Reply::Error(_) => tiny_http::Response::from_string("stopping\n").with_status_code(503),
+                    Reply::Ok(_) | Reply::Error(_) => {
+                        tiny_http::Response::from_string("stopping\n").with_status_code(503)
+                    }
                 }
             } else {
                 tiny_http::Response::from_string("metrics are at /metrics\n").with_status_code(404)

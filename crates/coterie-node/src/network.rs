@@ -68,7 +68,10 @@ pub fn set_addresses(links: &mut Links, interface: &str, opened: &Opened) -> any
     wanted.sort_unstable();
     wanted.dedup();
     let present = links.addresses(interface)?;
-    for old in present.iter().filter(|p| !wanted.contains(p) && !is_link_local(p.addr())) {
+    for old in present
+        .iter()
+        .filter(|p| !wanted.contains(p) && !is_link_local(p.addr()))
+    {
         links.del_address(interface, *old)?;
     }
     for new in wanted.iter().filter(|w| !present.contains(w)) {
@@ -82,8 +85,15 @@ pub fn set_addresses(links: &mut Links, interface: &str, opened: &Opened) -> any
 /// # Errors
 /// When it is taken, or without the capability to mark its packets.
 pub fn open_outside(options: &Options, opened: &Opened) -> anyhow::Result<UdpPort> {
-    let address = options.listen.unwrap_or_else(|| (IpAddr::from([0u16; 8]), opened.port).into());
-    let udp = UdpOptions { mark: Some(MARK), recv_buffer: RECV_BUFFER, dont_fragment: true, ..UdpOptions::default() };
+    let address = options
+        .listen
+        .unwrap_or_else(|| (IpAddr::from([0u16; 8]), opened.port).into());
+    let udp = UdpOptions {
+        mark: Some(MARK),
+        recv_buffer: RECV_BUFFER,
+        dont_fragment: true,
+        ..UdpOptions::default()
+    };
     match UdpPort::bind(address, &udp) {
         // A kernel without IPv6 has no [::] to listen at.
         Err(e) if options.listen.is_none() && e.kind() != std::io::ErrorKind::AddrInUse => {
@@ -107,7 +117,11 @@ pub fn lockdown(options: &Options, opened: &Opened) -> anyhow::Result<Option<Loc
     if !wanted {
         return Ok(None);
     }
-    let outside = if options.outside.is_empty() { find_outside(options)? } else { options.outside.clone() };
+    let outside = if options.outside.is_empty() {
+        find_outside(options)?
+    } else {
+        options.outside.clone()
+    };
     if outside.is_empty() {
         bail!("no outside interface found to lock down; name it with --outside, or start with --lockdown off");
     }
@@ -118,7 +132,11 @@ pub fn lockdown(options: &Options, opened: &Opened) -> anyhow::Result<Option<Loc
         mark: MARK,
         allow: Vec::new(),
         dhcp: true,
-        routing: Routing { priority: 5_270, inside_table: None, inside: pools(opened)? },
+        routing: Routing {
+            priority: 5_270,
+            inside_table: None,
+            inside: pools(opened)?,
+        },
     }))
 }
 
@@ -128,9 +146,8 @@ fn find_outside(options: &Options) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for link in links.links()? {
         let ours = link.name == options.interface || link.name == "lo";
-        if !ours && Path::new("/sys/class/net").join(&link.name).join("device").exists()
-            || !ours && !links.addresses(&link.name)?.is_empty()
-        {
+        let is_hardware = Path::new("/sys/class/net").join(&link.name).join("device").exists();
+        if !ours && (is_hardware || !links.addresses(&link.name)?.is_empty()) {
             found.push(link.name);
         }
     }
@@ -139,13 +156,28 @@ fn find_outside(options: &Options) -> anyhow::Result<Vec<String>> {
 
 /// The largest inside packet that every outside interface carries sealed.
 fn inside_mtu(links: &mut Links, options: &Options) -> u16 {
-    let names = if options.outside.is_empty() { find_outside(options).unwrap_or_default() } else { options.outside.clone() };
-    let smallest = names.iter().filter_map(|name| links.link(name).ok()).map(|l| l.mtu).min().unwrap_or(1500);
-    u16::try_from(smallest.saturating_sub(u32::from(OVERHEAD))).unwrap_or(u16::MAX - OVERHEAD).clamp(MIN_MTU, 8_900)
+    let names = if options.outside.is_empty() {
+        find_outside(options).unwrap_or_default()
+    } else {
+        options.outside.clone()
+    };
+    let smallest = names
+        .iter()
+        .filter_map(|name| links.link(name).ok())
+        .map(|l| l.mtu)
+        .min()
+        .unwrap_or(1500);
+    u16::try_from(smallest.saturating_sub(u32::from(OVERHEAD)))
+        .unwrap_or(u16::MAX - OVERHEAD)
+        .clamp(MIN_MTU, 8_900)
 }
 
 fn pools(opened: &Opened) -> anyhow::Result<Vec<IpNet>> {
-    opened.pools.iter().map(|p| IpNet::new(p.addr(), p.len()).context("a pool is a network")).collect()
+    opened
+        .pools
+        .iter()
+        .map(|p| IpNet::new(p.addr(), p.len()).context("a pool is a network"))
+        .collect()
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

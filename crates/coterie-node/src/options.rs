@@ -19,7 +19,12 @@ pub struct Options {
     #[arg(long, value_name = "PATH", default_value = coterie_api::DEFAULT_SOCKET)]
     pub socket: PathBuf,
     /// Where counters (and, without systemd, the identity) survive a restart; private to the daemon
-    #[arg(long, value_name = "DIR", env = "STATE_DIRECTORY", default_value = "/var/lib/coterie")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "STATE_DIRECTORY",
+        default_value = "/var/lib/coterie"
+    )]
     pub state: PathBuf,
     /// The inside interface
     #[arg(long, value_name = "NAME", default_value = "coterie0")]

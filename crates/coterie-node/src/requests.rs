@@ -58,7 +58,13 @@ impl Requests {
     pub fn new() -> anyhow::Result<(Self, Asker)> {
         let waker = Arc::new(Waker::new().context("cannot make an eventfd")?);
         let (sender, receiver) = channel();
-        Ok((Self { receiver, waker: Arc::clone(&waker) }, Asker { sender, waker }))
+        Ok((
+            Self {
+                receiver,
+                waker: Arc::clone(&waker),
+            },
+            Asker { sender, waker },
+        ))
     }
 
     /// What the loop polls.

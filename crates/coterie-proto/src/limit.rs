@@ -29,7 +29,13 @@ impl<K: Ord + Copy> Buckets<K> {
     /// Buckets that refill at `per_second` up to `burst`; at most `capacity` are remembered.
     #[must_use]
     pub fn new(per_second: u32, burst: u32, capacity: usize) -> Self {
-        Self { per_second, burst, capacity, buckets: BTreeMap::new(), by_age: BTreeSet::new() }
+        Self {
+            per_second,
+            burst,
+            capacity,
+            buckets: BTreeMap::new(),
+            by_age: BTreeSet::new(),
+        }
     }
 
     /// Takes one token of `key`'s bucket; false when there is none.
@@ -46,11 +52,17 @@ impl<K: Ord + Copy> Buckets<K> {
                 {
                     self.buckets.remove(&oldest);
                 }
-                Bucket { tokens: full, last: now }
+                Bucket {
+                    tokens: full,
+                    last: now,
+                }
             }
         };
         let gained = u64::try_from(now.since(bucket.last).as_micros()).unwrap_or(u64::MAX);
-        bucket.tokens = bucket.tokens.saturating_add(gained.saturating_mul(u64::from(self.per_second))).min(full);
+        bucket.tokens = bucket
+            .tokens
+            .saturating_add(gained.saturating_mul(u64::from(self.per_second)))
+            .min(full);
         bucket.last = now;
         let allowed = bucket.tokens >= MILLION;
         if allowed {
@@ -66,9 +78,9 @@ impl<K: Ord + Copy> Buckets<K> {
 #[must_use]
 pub fn source_of(ip: IpAddr) -> u128 {
     match ip {
-        IpAddr::V4(a) => u128::from(a.to_ipv6_mapped().to_bits()),
+        IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
         IpAddr::V6(a) => match a.to_ipv4_mapped() {
-            Some(v4) => u128::from(v4.to_ipv6_mapped().to_bits()),
+            Some(v4) => v4.to_ipv6_mapped().to_bits(),
             None => a.to_bits() & !u128::from(u64::MAX),
         },
     }
@@ -86,7 +98,11 @@ impl<T: Ord + Copy> Seen<T> {
     /// Remembers at most `capacity` values.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, set: BTreeSet::new(), order: VecDeque::new() }
+        Self {
+            capacity,
+            set: BTreeSet::new(),
+            order: VecDeque::new(),
+        }
     }
 
     /// Remembers `value`; false when it was there already.
@@ -145,6 +161,9 @@ mod tests {
         let a = source_of("2001:db8::1".parse().unwrap());
         assert_eq!(a, source_of("2001:db8::ffff".parse().unwrap()));
         assert_ne!(a, source_of("2001:db8:0:1::1".parse().unwrap()));
-        assert_eq!(source_of("192.0.2.1".parse().unwrap()), source_of("::ffff:192.0.2.1".parse().unwrap()));
+        assert_eq!(
+            source_of("192.0.2.1".parse().unwrap()),
+            source_of("::ffff:192.0.2.1".parse().unwrap())
+        );
     }
 }

@@ -68,7 +68,12 @@ pub enum NotLearned {
 impl Membership {
     /// Starts with the authority that the root signed.
     #[must_use]
-    pub fn new(authority: Signed<Authority>, own_static: PublicKey, freshness: Freshness, base: (Instant, UnixTime)) -> Self {
+    pub fn new(
+        authority: Signed<Authority>,
+        own_static: PublicKey,
+        freshness: Freshness,
+        base: (Instant, UnixTime),
+    ) -> Self {
         Self {
             authority,
             own_static,
@@ -100,9 +105,10 @@ impl Membership {
     pub fn is_fresh(&self, now: Instant) -> bool {
         match self.freshness {
             Freshness::Offline => true,
-            Freshness::Heads => {
-                self.head.as_ref().is_some_and(|h| self.time(now).since(h.time) <= HEAD_VALID)
-            }
+            Freshness::Heads => self
+                .head
+                .as_ref()
+                .is_some_and(|h| self.time(now).since(h.time) <= HEAD_VALID),
         }
     }
 
@@ -115,7 +121,10 @@ impl Membership {
     /// Our statement for a community, if it has not ended.
     #[must_use]
     pub fn own_statement(&self, tag: CommunityTag, now: Instant) -> Option<&Signed<Statement>> {
-        self.own.get(&tag).filter(|s| s.not_after > self.time(now))
+        let time = self.time(now);
+        self.own
+            .get(&tag)
+            .filter(|s| s.not_after > time && self.authority.not_after > time)
     }
 
     /// All our statements, ended or not.
@@ -140,9 +149,15 @@ impl Membership {
     #[must_use]
     pub fn initiating_key(&self, tag: CommunityTag, now: Instant) -> Option<&EpochKey> {
         let time = self.time(now);
-        self.keys.range((tag, 0)..=(tag, Epoch::MAX)).rev().map(|(_, held)| &held.key).find(|k| {
-            self.manifests.get(&(tag, k.epoch)).is_some_and(|m| m.activates <= time && time < m.retires)
-        })
+        self.keys
+            .range((tag, 0)..=(tag, Epoch::MAX))
+            .rev()
+            .map(|(_, held)| &held.key)
+            .find(|k| {
+                self.manifests
+                    .get(&(tag, k.epoch))
+                    .is_some_and(|m| m.activates <= time && time < m.retires)
+            })
     }
 
     /// The key of one epoch.
@@ -155,7 +170,9 @@ impl Membership {
     #[must_use]
     pub fn admits(&self, tag: CommunityTag, epoch: Epoch, now: Instant) -> bool {
         let time = self.time(now);
-        self.manifests.get(&(tag, epoch)).is_some_and(|m| m.activates <= time.plus(EARLY) && time < m.retires)
+        self.manifests
+            .get(&(tag, epoch))
+            .is_some_and(|m| m.activates <= time.plus(EARLY) && time < m.retires)
     }
 
     /// The key under which `mac1` over `digest` verifies: newest epochs first, only what admits.
@@ -194,12 +211,17 @@ impl Membership {
         if self.is_revoked(static_key) {
             return Err(DropReason::Revoked);
         }
-        let fits = claimed.tag == tag && claimed.static_key == *static_key && claimed.not_after > self.time(now);
+        let time = self.time(now);
+        let fits = claimed.tag == tag
+            && claimed.static_key == *static_key
+            && claimed.not_after > time
+            && self.authority.not_after > time;
         let floor = self.serials.get(&(claimed.member, tag)).copied().unwrap_or(0);
         if !fits || claimed.serial < floor {
             return Err(DropReason::BadStatement);
         }
-        self.verify_statement(statement).map_err(|_foreign| DropReason::BadStatement)
+        self.verify_statement(statement)
+            .map_err(|_foreign| DropReason::BadStatement)
     }
 
     /// Checks signature, era and enclave of a statement of the directory.
@@ -211,7 +233,9 @@ impl Membership {
         if claimed.era != self.authority.era || claimed.enclave != self.authority.enclave {
             return Err(NotLearned::Foreign);
         }
-        statement.verify(&self.authority.statement_key).map_err(|_refused| NotLearned::Foreign)
+        statement
+            .verify(&self.authority.statement_key)
+            .map_err(|_refused| NotLearned::Foreign)
     }
 
     /// Remembers the serial of a checked statement, so that no lower one is accepted later.
@@ -294,7 +318,9 @@ impl Membership {
         if claimed.era != self.authority.era || claimed.enclave != self.authority.enclave {
             return Err(NotLearned::Foreign);
         }
-        let list = list.verify(&self.authority.statement_key).map_err(|_refused| NotLearned::Foreign)?;
+        let list = list
+            .verify(&self.authority.statement_key)
+            .map_err(|_refused| NotLearned::Foreign)?;
         if let Some(old) = &self.revocations {
             not_lower(list.revision, old.revision)?;
         }
@@ -311,7 +337,9 @@ impl Membership {
         if claimed.era != self.authority.era || claimed.enclave != self.authority.enclave {
             return Err(NotLearned::Foreign);
         }
-        let head = head.verify(&self.authority.statement_key).map_err(|_refused| NotLearned::Foreign)?;
+        let head = head
+            .verify(&self.authority.statement_key)
+            .map_err(|_refused| NotLearned::Foreign)?;
         if let Some(old) = &self.head {
             not_lower(head.time.0, old.time.0)?;
         }
@@ -342,7 +370,8 @@ impl Membership {
     pub fn forget_retired(&mut self, now: Instant) {
         let time = self.time(now);
         let manifests = &self.manifests;
-        self.keys.retain(|at, _| manifests.get(at).is_some_and(|m| time < m.retires));
+        self.keys
+            .retain(|at, _| manifests.get(at).is_some_and(|m| time < m.retires));
     }
 
     /// When the next epoch retires or activates, in running time.

@@ -94,7 +94,15 @@ pub fn open_question(key: &EpochKey, datagram: &[u8]) -> Result<Question, Refuse
         Ok::<_, coterie_model::Malformed>((sought, statement, padding.iter().all(|b| *b == 0)))
     };
     let (sought, statement, padded) = parse().map_err(|_malformed| Refused)?;
-    if padded { Ok(Question { nonce, sought, statement }) } else { Err(Refused) }
+    if padded {
+        Ok(Question {
+            nonce,
+            sought,
+            statement,
+        })
+    } else {
+        Err(Refused)
+    }
 }
 
 /// Opens an answer that verified under `key`.
@@ -137,9 +145,15 @@ fn seal(key: &EpochKey, kind: u8, mut text: Vec<u8>, entropy: &mut (impl Entropy
 fn open(key: &EpochKey, datagram: &[u8]) -> Result<([u8; NONCE], Vec<u8>), Refused> {
     let sealed_end = datagram.len().checked_sub(MAC).ok_or(Refused)?;
     let header = datagram.get(..HEADER).ok_or(Refused)?;
-    let nonce: [u8; NONCE] = datagram.get(HEADER..TEXT_AT).ok_or(Refused)?.try_into().map_err(|_length| Refused)?;
+    let nonce: [u8; NONCE] = datagram
+        .get(HEADER..TEXT_AT)
+        .ok_or(Refused)?
+        .try_into()
+        .map_err(|_length| Refused)?;
     let mut text = datagram.get(TEXT_AT..sealed_end).ok_or(Refused)?.to_vec();
-    let len = Key::new(Suite::Aes256GcmSiv, &schedule::query_key(key)).open(nonce, header, &mut text)?.len();
+    let len = Key::new(Suite::Aes256GcmSiv, &schedule::query_key(key))
+        .open(nonce, header, &mut text)?
+        .len();
     text.truncate(len);
     Ok((nonce, text))
 }

@@ -41,8 +41,16 @@ impl SignedObject for Manifest {
     const LABEL: &'static str = "coterie/1 manifest";
 
     fn encode(&self, w: &mut Writer) {
-        w.u8(3).u64(self.era).bytes(&self.enclave.0).bytes(&self.tag.0).name(&self.name).u16(self.priority);
-        w.u64(self.epoch).bytes(&self.commitment).u64(self.activates.0).u64(self.retires.0);
+        w.u8(3)
+            .u64(self.era)
+            .bytes(&self.enclave.0)
+            .bytes(&self.tag.0)
+            .name(&self.name)
+            .u16(self.priority);
+        w.u64(self.epoch)
+            .bytes(&self.commitment)
+            .u64(self.activates.0)
+            .u64(self.retires.0);
         w.u8(match self.kind {
             EpochKind::Scheduled => 0,
             EpochKind::Removal => 1,

@@ -49,7 +49,10 @@ impl<T: SignedObject> Signed<T> {
         let mut bytes = w.into_bytes();
         let signature = key.sign(T::LABEL, &bytes);
         bytes.extend_from_slice(&signature);
-        Self { value, bytes: bytes.into() }
+        Self {
+            value,
+            bytes: bytes.into(),
+        }
     }
 
     /// Body and signature, as they go over the wire and into files.
@@ -100,7 +103,10 @@ impl<T: SignedObject> Unverified<T> {
         let mut body = r.clone();
         let value = T::decode(&mut body)?;
         let len = r.remaining() - body.remaining() + SIGNATURE_LEN;
-        Ok(Self { value, bytes: r.take(len, "signature")?.into() })
+        Ok(Self {
+            value,
+            bytes: r.take(len, "signature")?.into(),
+        })
     }
 
     /// Checks the signature.
@@ -110,7 +116,10 @@ impl<T: SignedObject> Unverified<T> {
     pub fn verify(self, key: &VerifyingKey) -> Result<Signed<T>, Refused> {
         let (body, signature) = self.bytes.split_last_chunk::<SIGNATURE_LEN>().ok_or(Refused)?;
         key.verify(T::LABEL, body, signature)?;
-        Ok(Signed { value: self.value, bytes: self.bytes })
+        Ok(Signed {
+            value: self.value,
+            bytes: self.bytes,
+        })
     }
 
     /// The fields, not to be trusted.

@@ -90,7 +90,12 @@ impl SignedObject for Head {
     const LABEL: &'static str = "coterie/1 head";
 
     fn encode(&self, w: &mut Writer) {
-        w.u8(5).u64(self.era).bytes(&self.enclave.0).u64(self.revision).u64(self.time.0).bytes(&self.hash);
+        w.u8(5)
+            .u64(self.era)
+            .bytes(&self.enclave.0)
+            .u64(self.revision)
+            .u64(self.time.0)
+            .bytes(&self.hash);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -110,4 +115,3 @@ impl SignedObject for Head {
 pub fn head_hash(revocations: &Signed<Revocations>) -> [u8; 32] {
     hash::sha256(&[b"coterie/1 head", revocations.bytes()])
 }
-

@@ -1,7 +1,9 @@
 use coterie_crypto::dh::PublicKey;
 
 use super::authority::kind;
-use crate::{CommunityTag, EnclaveId, Era, Malformed, MemberId, Name, Prefix, Reader, Serial, SignedObject, UnixTime, Writer};
+use crate::{
+    CommunityTag, EnclaveId, Era, Malformed, MemberId, Name, Prefix, Reader, Serial, SignedObject, UnixTime, Writer,
+};
 
 /// Most address ranges that one statement names.
 pub const MAX_ADDRESSES: usize = 16;
@@ -34,7 +36,11 @@ impl SignedObject for Statement {
     const LABEL: &'static str = "coterie/1 statement";
 
     fn encode(&self, w: &mut Writer) {
-        w.u8(2).u64(self.era).bytes(&self.enclave.0).bytes(&self.tag.0).bytes(&self.member.0);
+        w.u8(2)
+            .u64(self.era)
+            .bytes(&self.enclave.0)
+            .bytes(&self.tag.0)
+            .bytes(&self.member.0);
         w.name(&self.name).bytes(&self.static_key);
         w.u8(u8::try_from(self.addresses.len()).expect("at most 16 address ranges, checked where a statement is made"));
         for prefix in &self.addresses {

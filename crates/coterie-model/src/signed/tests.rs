@@ -82,11 +82,21 @@ fn all_kinds_round_trip() {
             era: 1,
             enclave,
             revision: 2,
-            entries: vec![Revocation { member: MemberId([9; 16]), static_key: [8; 32], until: UnixTime(5) }],
+            entries: vec![Revocation {
+                member: MemberId([9; 16]),
+                static_key: [8; 32],
+                until: UnixTime(5),
+            }],
         },
         &key(1),
     );
-    let head = Head { era: 1, enclave, revision: 2, time: UnixTime(3), hash: head_hash(&revocations) };
+    let head = Head {
+        era: 1,
+        enclave,
+        revision: 2,
+        time: UnixTime(3),
+        hash: head_hash(&revocations),
+    };
     round_trip(authority);
     round_trip(manifest);
     round_trip(revocations.clone().into_value());
@@ -95,15 +105,30 @@ fn all_kinds_round_trip() {
 
 fn round_trip<T: SignedObject + PartialEq + core::fmt::Debug + Clone>(value: T) {
     let signed = Signed::sign(value.clone(), &key(1));
-    let back = Unverified::<T>::parse(signed.bytes()).unwrap().verify(&key(1).verifying_key()).unwrap();
+    let back = Unverified::<T>::parse(signed.bytes())
+        .unwrap()
+        .verify(&key(1).verifying_key())
+        .unwrap();
     assert_eq!(back.into_value(), value);
 }
 
 #[test]
 fn unsorted_or_repeated_revocations_are_malformed() {
-    let e = |n| Revocation { member: MemberId([n; 16]), static_key: [n; 32], until: UnixTime(5) };
+    let e = |n| Revocation {
+        member: MemberId([n; 16]),
+        static_key: [n; 32],
+        until: UnixTime(5),
+    };
     for entries in [vec![e(2), e(1)], vec![e(1), e(1)]] {
-        let signed = Signed::sign(Revocations { era: 1, enclave: EnclaveId([1; 16]), revision: 1, entries }, &key(1));
+        let signed = Signed::sign(
+            Revocations {
+                era: 1,
+                enclave: EnclaveId([1; 16]),
+                revision: 1,
+                entries,
+            },
+            &key(1),
+        );
         assert!(Unverified::<Revocations>::parse(signed.bytes()).is_err());
     }
 }

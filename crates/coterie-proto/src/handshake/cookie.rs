@@ -36,7 +36,12 @@ impl Jar {
     /// A jar that asks for cookies under load only if `may_ask`.
     pub fn new(may_ask: bool, now: Instant, entropy: &mut (impl Entropy + ?Sized)) -> Self {
         let secrets = [fresh(entropy), fresh(entropy)];
-        Self { may_ask, secrets, made: now, window: (now, 0, false) }
+        Self {
+            may_ask,
+            secrets,
+            made: now,
+            window: (now, 0, false),
+        }
     }
 
     /// Counts an initiation that a community key verified, and tells whether a cookie is wanted now.
@@ -61,7 +66,9 @@ impl Jar {
     ) -> bool {
         self.turn(now, entropy);
         let digest = hash::sha256(&[covered]);
-        self.secrets.iter().any(|s| same_bytes(&MacKey::new(&cookie_of(s, from)).mac(&digest), mac2))
+        self.secrets
+            .iter()
+            .any(|s| same_bytes(&MacKey::new(&cookie_of(s, from)).mac(&digest), mac2))
     }
 
     /// The datagram that hands `from` its cookie.
@@ -101,7 +108,12 @@ impl Jar {
 ///
 /// # Errors
 /// [`Refused`] when it was not sealed by a holder of the community's key for that initiation.
-pub fn open(key: &EpochKey, responder: &PublicKey, mac1: &[u8; MAC_LEN], datagram: &[u8]) -> Result<[u8; MAC_LEN], Refused> {
+pub fn open(
+    key: &EpochKey,
+    responder: &PublicKey,
+    mac1: &[u8; MAC_LEN],
+    datagram: &[u8],
+) -> Result<[u8; MAC_LEN], Refused> {
     let mut nonce = [0; 12];
     nonce.copy_from_slice(datagram.get(8..20).ok_or(Refused)?);
     let mut sealed = datagram.get(20..).ok_or(Refused)?.to_vec();
@@ -134,7 +146,11 @@ mod tests {
     #[test]
     fn a_cookie_is_for_one_address_port_and_time() {
         let mut e = SeededEntropy::from_number(1);
-        let key = EpochKey { tag: CommunityTag([1; 16]), epoch: 1, key: Secret::new([2; 32]) };
+        let key = EpochKey {
+            tag: CommunityTag([1; 16]),
+            epoch: 1,
+            key: Secret::new([2; 32]),
+        };
         let at = |s: u64| Instant::from_nanos(s * 1_000_000_000);
         let mut jar = Jar::new(true, at(0), &mut e);
         let from: SocketAddr = "192.0.2.1:4747".parse().unwrap();
@@ -144,7 +160,10 @@ mod tests {
         let mac2 = MacKey::new(&cookie).mac(&hash::sha256(&[b"message"]));
         assert!(jar.accepts(b"message", &mac2, from, at(1), &mut e));
         assert!(!jar.accepts(b"message", &mac2, "192.0.2.1:4748".parse().unwrap(), at(1), &mut e));
-        assert!(jar.accepts(b"message", &mac2, from, at(130), &mut e), "the secret before");
+        assert!(
+            jar.accepts(b"message", &mac2, from, at(130), &mut e),
+            "the secret before"
+        );
         assert!(!jar.accepts(b"message", &mac2, from, at(260), &mut e));
     }
 

@@ -47,7 +47,9 @@ impl Provisional {
         let header = provisional_header(step, receiver);
         let mut out = header.to_vec();
         out.extend_from_slice(body);
-        let tag = self.key(step).seal(nonce(step), &header, &mut out[PROVISIONAL_HEADER..]);
+        let tag = self
+            .key(step)
+            .seal(nonce(step), &header, &mut out[PROVISIONAL_HEADER..]);
         out.extend_from_slice(&tag);
         out
     }
@@ -94,7 +96,13 @@ impl Offered {
     pub fn new(established: Established, entropy: &mut (impl Entropy + ?Sized)) -> Self {
         let (decapsulation, offer) = kem::DecapsulationKey::generate(entropy);
         let provisional = Provisional::new(&established);
-        Self { provisional, export: established.export, hash: established.hash, decapsulation, offer }
+        Self {
+            provisional,
+            export: established.export,
+            hash: established.hash,
+            decapsulation,
+            offer,
+        }
     }
 
     /// Takes the answer: the confirm's body, and the roots.
@@ -127,7 +135,11 @@ impl Responded {
     #[must_use]
     pub fn new(established: Established) -> Self {
         let provisional = Provisional::new(&established);
-        Self { provisional, export: established.export, hash: established.hash }
+        Self {
+            provisional,
+            export: established.export,
+            hash: established.hash,
+        }
     }
 
     /// Takes the offer, makes the answer's body.
@@ -140,7 +152,14 @@ impl Responded {
         entropy: &mut (impl Entropy + ?Sized),
     ) -> Result<Answered, Refused> {
         let (answer, shared) = kem::encapsulate(&offer, entropy)?;
-        Ok(Answered { provisional: self.provisional, export: self.export, hash: self.hash, offer, answer, shared })
+        Ok(Answered {
+            provisional: self.provisional,
+            export: self.export,
+            hash: self.hash,
+            offer,
+            answer,
+            shared,
+        })
     }
 }
 
@@ -185,5 +204,8 @@ fn roots(
     input.expose_mut()[..32].copy_from_slice(shared.expose());
     input.expose_mut()[32..].copy_from_slice(secret.expose());
     let root = |label: &[u8]| hash::derive(export.expose(), input.expose(), &[label, handshake_hash, transcript]);
-    Roots { i2r: root(b"coterie/1 i2r"), r2i: root(b"coterie/1 r2i") }
+    Roots {
+        i2r: root(b"coterie/1 i2r"),
+        r2i: root(b"coterie/1 r2i"),
+    }
 }

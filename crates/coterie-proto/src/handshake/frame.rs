@@ -28,7 +28,12 @@ impl<'a> Framed<'a> {
     pub fn cut(datagram: &'a [u8]) -> Option<Self> {
         let (before_mac2, mac2) = datagram.split_last_chunk()?;
         let (before_mac1, mac1) = before_mac2.split_last_chunk()?;
-        Some(Self { before_mac1, before_mac2, mac1, mac2 })
+        Some(Self {
+            before_mac1,
+            before_mac2,
+            mac1,
+            mac2,
+        })
     }
 
     /// What `mac1` is computed over: hashed once, then tried under every key.

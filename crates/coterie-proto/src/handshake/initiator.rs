@@ -86,7 +86,14 @@ pub fn initiate(
         &mut message,
     )?;
     let mac1 = append_macs(&mut message, &schedule::mac_key(key, responder), cookie);
-    Ok((ExpectResponse { noise, local_index, mac1 }, message))
+    Ok((
+        ExpectResponse {
+            noise,
+            local_index,
+            mac1,
+        },
+        message,
+    ))
 }
 
 /// True when `datagram` is a response made under `key` for the owner of `own`: checked before a state is spent on it.

@@ -35,7 +35,12 @@ impl Symmetric {
     fn new(prologue: &[u8], responder: &PublicKey) -> Self {
         let mut hash = [0; 32];
         hash[..NAME.len()].copy_from_slice(NAME);
-        let mut this = Self { chaining_key: Secret::new(hash), hash, key: None, nonce: 0 };
+        let mut this = Self {
+            chaining_key: Secret::new(hash),
+            hash,
+            key: None,
+            nonce: 0,
+        };
         this.mix_hash(prologue);
         this.mix_hash(responder);
         this
@@ -96,7 +101,12 @@ impl Symmetric {
     fn split(self) -> Established {
         let out: Secret<96> = hash::derive(self.chaining_key.expose(), b"", &[]);
         let (initiator_key, responder_key, export) = thirds(&out);
-        Established { initiator_key, responder_key, export, hash: self.hash }
+        Established {
+            initiator_key,
+            responder_key,
+            export,
+            hash: self.hash,
+        }
     }
 }
 
@@ -149,7 +159,10 @@ impl Initiator {
     /// # Errors
     /// [`Refused`] when it does not check.
     pub fn finish(self, own: &KeyPair, message: &[u8]) -> Result<(Established, Vec<u8>), Refused> {
-        let Self { mut symmetric, ephemeral } = self;
+        let Self {
+            mut symmetric,
+            ephemeral,
+        } = self;
         let (theirs, sealed) = message.split_first_chunk::<32>().ok_or(Refused)?;
         symmetric.mix_hash(theirs);
         symmetric.mix_key(theirs);
@@ -182,7 +195,12 @@ impl Claimed {
         symmetric.mix_key(ephemeral);
         symmetric.mix_key(own.agree(ephemeral)?.expose());
         let static_key = symmetric.open(sealed_static)?.try_into().map_err(|_length| Refused)?;
-        Ok(Self { symmetric, ephemeral: *ephemeral, static_key, sealed_payload: sealed_payload.to_vec() })
+        Ok(Self {
+            symmetric,
+            ephemeral: *ephemeral,
+            static_key,
+            sealed_payload: sealed_payload.to_vec(),
+        })
     }
 
     /// The static key that the initiator claims.
@@ -196,10 +214,22 @@ impl Claimed {
     /// # Errors
     /// [`Refused`] when it does not check.
     pub fn prove(self, own: &KeyPair) -> Result<(Proved, Vec<u8>), Refused> {
-        let Self { mut symmetric, ephemeral, static_key, sealed_payload } = self;
+        let Self {
+            mut symmetric,
+            ephemeral,
+            static_key,
+            sealed_payload,
+        } = self;
         symmetric.mix_key(own.agree(&static_key)?.expose());
         let payload = symmetric.open(&sealed_payload)?;
-        Ok((Proved { symmetric, ephemeral, static_key }, payload))
+        Ok((
+            Proved {
+                symmetric,
+                ephemeral,
+                static_key,
+            },
+            payload,
+        ))
     }
 }
 
@@ -227,7 +257,11 @@ impl Proved {
         entropy: &mut (impl Entropy + ?Sized),
         out: &mut Vec<u8>,
     ) -> Result<Established, Refused> {
-        let Self { mut symmetric, ephemeral: theirs, static_key } = self;
+        let Self {
+            mut symmetric,
+            ephemeral: theirs,
+            static_key,
+        } = self;
         let ephemeral = KeyPair::generate(entropy);
         out.extend_from_slice(ephemeral.public());
         symmetric.mix_hash(ephemeral.public());

@@ -87,7 +87,10 @@ impl InitiationPayload {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.u64(self.counter).u8(self.lanes).u8(self.suites.0).u8(self.preferred.bit());
+        w.u64(self.counter)
+            .u8(self.lanes)
+            .u8(self.suites.0)
+            .u8(self.preferred.bit());
         w.u64(self.era).u64(self.revision).bytes(self.statement.bytes());
         w.into_bytes()
     }
@@ -120,7 +123,11 @@ impl ResponsePayload {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.u8(self.lanes).u8(self.suite.bit()).u64(self.era).u64(self.revision).bytes(self.statement.bytes());
+        w.u8(self.lanes)
+            .u8(self.suite.bit())
+            .u64(self.era)
+            .u64(self.revision)
+            .bytes(self.statement.bytes());
         w.into_bytes()
     }
 
@@ -145,7 +152,11 @@ impl ResponsePayload {
 fn lanes(r: &mut Reader<'_>) -> Result<u8, Malformed> {
     let bad = r.malformed("lanes");
     let lanes = r.u8("lanes")?;
-    if (1..=MAX_LANES).contains(&lanes) { Ok(lanes) } else { Err(bad) }
+    if (1..=MAX_LANES).contains(&lanes) {
+        Ok(lanes)
+    } else {
+        Err(bad)
+    }
 }
 
 fn suite(r: &mut Reader<'_>) -> Result<Suite, Malformed> {

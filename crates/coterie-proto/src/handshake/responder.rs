@@ -19,7 +19,12 @@ use crate::{schedule, wire::datagram::RESPONSE};
 /// [`Refused`] when it does not check.
 pub fn claimed(keys: &KeyPair, key: &EpochKey, framed: &Framed<'_>) -> Result<Claimed, Refused> {
     let message = framed.before_mac1.get(INITIATION_HEADER..).ok_or(Refused)?;
-    Claimed::read(keys, &schedule::psk(key, keys.public()), &schedule::prologue(key), message)
+    Claimed::read(
+        keys,
+        &schedule::psk(key, keys.public()),
+        &schedule::prologue(key),
+        message,
+    )
 }
 
 /// Makes the response.

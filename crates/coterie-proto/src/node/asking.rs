@@ -28,16 +28,36 @@ impl Node {
         if self.asked.values().any(|a| a.id == id) {
             return Ok(());
         }
-        let sought = self.peers[id].addresses.first().map(|p| p.addr()).ok_or(DropReason::NoMember)?;
+        let sought = self.peers[id]
+            .addresses
+            .first()
+            .map(|p| p.addr())
+            .ok_or(DropReason::NoMember)?;
         // Its endpoint if one is known; in transparent mode a member's own address is where it is.
-        let to = self.peers[id].endpoint().unwrap_or(SocketAddr::new(sought, self.port));
-        let key = self.membership.initiating_key(tag, now).ok_or(DropReason::NoCommonCommunity)?;
-        let own = self.membership.own_statement(tag, now).ok_or(DropReason::MembershipEnded)?;
+        let to = self.peers[id]
+            .endpoint()
+            .unwrap_or_else(|| SocketAddr::new(sought, self.port));
+        let key = self
+            .membership
+            .initiating_key(tag, now)
+            .ok_or(DropReason::NoCommonCommunity)?;
+        let own = self
+            .membership
+            .own_statement(tag, now)
+            .ok_or(DropReason::MembershipEnded)?;
         if self.asked.len() >= MAX_ASKED {
             return Err(DropReason::QueueFull);
         }
         let (question, nonce) = query::ask(key, sought, own, &mut *self.entropy);
-        self.asked.insert(nonce, Asked { id, tag, epoch: key.epoch, at: now });
+        self.asked.insert(
+            nonce,
+            Asked {
+                id,
+                tag,
+                epoch: key.epoch,
+                at: now,
+            },
+        );
         self.transmit(to, question);
         let check = now + WAIT;
         self.housekeeping = Some(self.housekeeping.map_or(check, |at| at.min(check)));
@@ -57,17 +77,26 @@ impl Node {
 
     fn answer_question(&mut self, bytes: &[u8], from: SocketAddr, now: Instant) -> Result<(), DropReason> {
         let (digest, mac) = query::mac_of(bytes).ok_or(DropReason::BadLength)?;
-        let key = self.membership.verify_query(&digest, &mac, now).ok_or(DropReason::Stranger)?.duplicate();
+        let key = self
+            .membership
+            .verify_query(&digest, &mac, now)
+            .ok_or(DropReason::Stranger)?
+            .duplicate();
         if !self.sources.allow(source_of(from.ip()), now) {
             return Err(DropReason::RateLimited);
         }
         let question = query::open_question(&key, bytes).map_err(|_refused| DropReason::Forged)?;
         let asker = question.statement.claimed().static_key;
-        let statement = self.membership.check_statement(question.statement, key.tag, &asker, now)?;
+        let statement = self
+            .membership
+            .check_statement(question.statement, key.tag, &asker, now)?;
         if !self.is_own(question.sought) {
             return Err(DropReason::DestinationNotOurs);
         }
-        let own = self.membership.own_statement(key.tag, now).ok_or(DropReason::MembershipEnded)?;
+        let own = self
+            .membership
+            .own_statement(key.tag, now)
+            .ok_or(DropReason::MembershipEnded)?;
         let answer = query::answer(&key, &question.nonce, own, &mut *self.entropy);
         if answer.len() > bytes.len() {
             return Err(DropReason::BadLength);
@@ -94,10 +123,17 @@ impl Node {
 
     fn take_answer(&mut self, bytes: &[u8], from: SocketAddr, now: Instant) -> Result<(), DropReason> {
         let (digest, mac) = query::mac_of(bytes).ok_or(DropReason::BadLength)?;
-        let key = self.membership.verify_query(&digest, &mac, now).ok_or(DropReason::Stranger)?;
+        let key = self
+            .membership
+            .verify_query(&digest, &mac, now)
+            .ok_or(DropReason::Stranger)?;
         let answer = query::open_answer(key, bytes).map_err(|_refused| DropReason::Forged)?;
         let (tag, epoch) = (key.tag, key.epoch);
-        let asked = self.asked.get(&answer.question).copied().ok_or(DropReason::Unexpected)?;
+        let asked = self
+            .asked
+            .get(&answer.question)
+            .copied()
+            .ok_or(DropReason::Unexpected)?;
         if asked.tag != tag || asked.epoch != epoch {
             return Err(DropReason::Unexpected);
         }
@@ -108,7 +144,9 @@ impl Node {
         if !holds || name != self.peers[asked.id].name {
             return Err(DropReason::BadStatement);
         }
-        let statement = self.membership.check_statement(answer.statement, tag, &static_key, now)?;
+        let statement = self
+            .membership
+            .check_statement(answer.statement, tag, &static_key, now)?;
         self.asked.remove(&answer.question);
         let id = self.learn_statement(statement);
         let pinged = self.pings.iter().any(|(peer, _)| *peer == id);
@@ -122,7 +160,12 @@ impl Node {
 
     /// Questions without an answer: what waits for them is refused.
     pub(super) fn forget_questions(&mut self, now: Instant, ports: &mut impl Ports) {
-        let over: Vec<_> = self.asked.iter().filter(|(_, a)| now.since(a.at) >= WAIT).map(|(n, a)| (*n, a.id)).collect();
+        let over: Vec<_> = self
+            .asked
+            .iter()
+            .filter(|(_, a)| now.since(a.at) >= WAIT)
+            .map(|(n, a)| (*n, a.id))
+            .collect();
         for (nonce, id) in over {
             self.asked.remove(&nonce);
             self.refuse_queue(id, DropReason::NoAnswer, now, ports);

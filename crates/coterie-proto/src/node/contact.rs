@@ -14,13 +14,7 @@ use super::{
 };
 use crate::{
     DropReason,
-    handshake::{
-        frame::Framed,
-        initiator::Introduction,
-        noise::Proved,
-        payload::InitiationPayload,
-        responder,
-    },
+    handshake::{frame::Framed, initiator::Introduction, noise::Proved, payload::InitiationPayload, responder},
     limit::source_of,
     session::{Material, Session},
     wire::{control::Control, datagram::Step},
@@ -46,7 +40,10 @@ impl Node {
                 return Err(DropReason::BadControl);
             };
             let framed = Framed::cut(message).ok_or(DropReason::BadLength)?;
-            let key = self.membership.verify_mac1(&framed.digest(), framed.mac1, now).ok_or(DropReason::Stranger)?;
+            let key = self
+                .membership
+                .verify_mac1(&framed.digest(), framed.mac1, now)
+                .ok_or(DropReason::Stranger)?;
             let key = key.duplicate();
             self.accept_initiation(sender, &framed, &key, None, Some(id), now)
         })();
@@ -66,7 +63,11 @@ impl Node {
     /// Points 2 to 5: nothing but hashing was spent when it returns.
     fn screen(&mut self, sender: u32, message: &[u8], from: SocketAddr, now: Instant) -> Result<EpochKey, DropReason> {
         let framed = Framed::cut(message).ok_or(DropReason::BadLength)?;
-        let key = self.membership.verify_mac1(&framed.digest(), framed.mac1, now).ok_or(DropReason::Stranger)?.duplicate();
+        let key = self
+            .membership
+            .verify_mac1(&framed.digest(), framed.mac1, now)
+            .ok_or(DropReason::Stranger)?
+            .duplicate();
         if !self.seen.insert(*framed.mac1) {
             return Err(DropReason::Replayed);
         }
@@ -74,10 +75,18 @@ impl Node {
             return Err(DropReason::RateLimited);
         }
         if self.jar.busy(now)
-            && !self.jar.accepts(framed.before_mac2, framed.mac2, from, now, &mut *self.entropy)
+            && !self
+                .jar
+                .accepts(framed.before_mac2, framed.mac2, from, now, &mut *self.entropy)
         {
-            let ask =
-                self.jar.ask(&key, self.keys.public(), (sender, framed.mac1), from, now, &mut *self.entropy);
+            let ask = self.jar.ask(
+                &key,
+                self.keys.public(),
+                (sender, framed.mac1),
+                from,
+                now,
+                &mut *self.entropy,
+            );
             self.transmit(from, ask);
             return Err(DropReason::CookieWanted);
         }
@@ -96,7 +105,9 @@ impl Node {
     ) -> Result<(), DropReason> {
         let (proved, payload) = self.prove(framed, key, session_of, now)?;
         let static_key = *proved.static_key();
-        let statement = self.membership.check_statement(payload.statement, key.tag, &static_key, now)?;
+        let statement = self
+            .membership
+            .check_statement(payload.statement, key.tag, &static_key, now)?;
         let suite = self
             .suites
             .choose(self.preferred, payload.suites, payload.preferred)
@@ -129,8 +140,12 @@ impl Node {
         };
         let in_session = session_of.is_some();
         self.abandon_incoming(id);
-        self.peers[id].live().incoming =
-            Some(Incoming { agreed, in_session, began: now, stage: Asked::ExpectOffer(responded) });
+        self.peers[id].live().incoming = Some(Incoming {
+            agreed,
+            in_session,
+            began: now,
+            stage: Asked::ExpectOffer(responded),
+        });
         self.compare_revisions(id, payload.era, payload.revision, now);
         match from {
             Some(from) => self.transmit(from, message),
@@ -182,7 +197,9 @@ impl Node {
 
     /// When both called at once, the lower static key's initiation goes on.
     fn break_tie(&mut self, id: PeerId, now: Instant) -> Result<(), DropReason> {
-        let own_is_lower = self.peers[id].static_key.is_some_and(|theirs| *self.keys.public() < theirs);
+        let own_is_lower = self.peers[id]
+            .static_key
+            .is_some_and(|theirs| *self.keys.public() < theirs);
         let live = self.peers[id].live();
         let Some(outgoing) = &live.outgoing else { return Ok(()) };
         if own_is_lower {
@@ -203,7 +220,11 @@ impl Node {
         offer: Box<[u8; ENCAPSULATION_KEY_LEN]>,
         from: Option<SocketAddr>,
     ) -> Result<(), DropReason> {
-        let incoming = self.peers[id].live.as_mut().and_then(|l| l.incoming.as_mut()).ok_or(DropReason::Unexpected)?;
+        let incoming = self.peers[id]
+            .live
+            .as_mut()
+            .and_then(|l| l.incoming.as_mut())
+            .ok_or(DropReason::Unexpected)?;
         if incoming.in_session != from.is_none() {
             return Err(DropReason::Unexpected);
         }
@@ -215,12 +236,16 @@ impl Node {
                     return Err(DropReason::BadHandshake);
                 };
                 let datagram = if from.is_some() {
-                    answered.provisional.seal(Step::Answer, agreed.remote_index, &answered.answer[..])
+                    answered
+                        .provisional
+                        .seal(Step::Answer, agreed.remote_index, &answered.answer[..])
                 } else {
                     Control::RekeyAnswer(agreed.remote_index, &answered.answer).to_bytes()
                 };
-                incoming.stage =
-                    Asked::ExpectConfirm { answered: Box::new(answered), datagram: datagram.clone() };
+                incoming.stage = Asked::ExpectConfirm {
+                    answered: Box::new(answered),
+                    datagram: datagram.clone(),
+                };
                 datagram
             }
             Asked::ExpectConfirm { answered, datagram } => {
@@ -253,14 +278,25 @@ impl Node {
         now: Instant,
     ) -> Result<(), DropReason> {
         let lanes = self.lanes;
-        let incoming = self.peers[id].live.as_mut().and_then(|l| l.incoming.as_mut()).ok_or(DropReason::Unexpected)?;
-        let Asked::ExpectConfirm { answered, .. } = &incoming.stage else { return Err(DropReason::Unexpected) };
+        let incoming = self.peers[id]
+            .live
+            .as_mut()
+            .and_then(|l| l.incoming.as_mut())
+            .ok_or(DropReason::Unexpected)?;
+        let Asked::ExpectConfirm { answered, .. } = &incoming.stage else {
+            return Err(DropReason::Unexpected);
+        };
         if incoming.in_session != in_session {
             return Err(DropReason::Unexpected);
         }
         let agreed = incoming.agreed;
-        let key = self.membership.key(agreed.tag, agreed.epoch).ok_or(DropReason::EpochClosed)?;
-        let roots = answered.roots(wrapped, key, self.keys.public()).map_err(|_refused| DropReason::Forged)?;
+        let key = self
+            .membership
+            .key(agreed.tag, agreed.epoch)
+            .ok_or(DropReason::EpochClosed)?;
+        let roots = answered
+            .roots(wrapped, key, self.keys.public())
+            .map_err(|_refused| DropReason::Forged)?;
         let material = Material {
             send_root: &roots.r2i,
             receive_root: &roots.i2r,
@@ -274,7 +310,9 @@ impl Node {
 
     /// Something was opened under keys that the peer's confirm made: it has proved that it has them.
     pub(super) fn promote_incoming(&mut self, id: PeerId, from: SocketAddr, now: Instant, ports: &mut impl Ports) {
-        let Some(incoming) = self.peers[id].live.as_mut().and_then(|l| l.incoming.take()) else { return };
+        let Some(incoming) = self.peers[id].live.as_mut().and_then(|l| l.incoming.take()) else {
+            return;
+        };
         let Asked::ExpectProof(session) = incoming.stage else {
             self.peers[id].live().incoming = Some(incoming);
             return;

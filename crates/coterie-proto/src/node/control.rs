@@ -23,14 +23,10 @@ const MAX_PINGS: usize = 64;
 const DIFFERENCE_EVERY: Duration = Duration::from_secs(1);
 
 impl Node {
-    pub(super) fn handle_control(
-        &mut self,
-        id: PeerId,
-        text: &[u8],
-        from: SocketAddr,
-        now: Instant,
-    ) -> Outcome {
-        let Ok(frame) = Control::parse(text) else { return self.dropped(DropReason::BadControl) };
+    pub(super) fn handle_control(&mut self, id: PeerId, text: &[u8], from: SocketAddr, now: Instant) -> Outcome {
+        let Ok(frame) = Control::parse(text) else {
+            return self.dropped(DropReason::BadControl);
+        };
         let taken = match frame {
             Control::Keepalive => Ok(()),
             Control::Probe(token) => {
@@ -52,22 +48,25 @@ impl Node {
                 }
                 Ok(_) | Err(_) => Err(DropReason::BadControl),
             },
-            Control::RekeyOffer(index, offer) => {
-                self.expects_incoming(id, index).and_then(|()| self.accept_offer(id, Box::new(*offer), None))
-            }
-            Control::RekeyAnswer(index, answer) => {
-                self.expects_outgoing(id, index).and_then(|()| self.accept_answer(id, answer, true, now))
-            }
-            Control::RekeyConfirm(index, wrapped) => {
-                self.expects_incoming(id, index).and_then(|()| self.accept_confirm(id, wrapped, true, now))
-            }
+            Control::RekeyOffer(index, offer) => self
+                .expects_incoming(id, index)
+                .and_then(|()| self.accept_offer(id, Box::new(*offer), None)),
+            Control::RekeyAnswer(index, answer) => self
+                .expects_outgoing(id, index)
+                .and_then(|()| self.accept_answer(id, answer, true, now)),
+            Control::RekeyConfirm(index, wrapped) => self
+                .expects_incoming(id, index)
+                .and_then(|()| self.accept_confirm(id, wrapped, true, now)),
             Control::DifferenceRequest(era, revision) => {
                 self.give_difference(id, era, revision, now);
                 Ok(())
             }
-            Control::Difference { transfer, offset, total, bytes } => {
-                self.take_difference(id, (transfer, offset, total), bytes, now)
-            }
+            Control::Difference {
+                transfer,
+                offset,
+                total,
+                bytes,
+            } => self.take_difference(id, (transfer, offset, total), bytes, now),
             Control::Statement(bytes) => self.take_statement(id, bytes, now),
         };
         match taken {
@@ -81,12 +80,20 @@ impl Node {
 
     fn expects_incoming(&self, id: PeerId, index: u32) -> Result<(), DropReason> {
         let incoming = self.peers[id].live.as_ref().and_then(|l| l.incoming.as_ref());
-        if incoming.is_some_and(|i| i.agreed.local_index == index) { Ok(()) } else { Err(DropReason::Unexpected) }
+        if incoming.is_some_and(|i| i.agreed.local_index == index) {
+            Ok(())
+        } else {
+            Err(DropReason::Unexpected)
+        }
     }
 
     fn expects_outgoing(&self, id: PeerId, index: u32) -> Result<(), DropReason> {
         let outgoing = self.peers[id].live.as_ref().and_then(|l| l.outgoing.as_ref());
-        if outgoing.is_some_and(|o| o.local_index() == Some(index)) { Ok(()) } else { Err(DropReason::Unexpected) }
+        if outgoing.is_some_and(|o| o.local_index() == Some(index)) {
+            Ok(())
+        } else {
+            Err(DropReason::Unexpected)
+        }
     }
 
     /// Makes a session with the member at `destination` if there is none, and probes it: [`Event::Pong`] gives the token back.
@@ -112,7 +119,9 @@ impl Node {
 
     /// Sends the probes that waited for a session with `id`.
     pub(super) fn send_pings(&mut self, id: PeerId) {
-        let (ready, waiting): (Vec<_>, Vec<_>) = core::mem::take(&mut self.pings).into_iter().partition(|(peer, _)| *peer == id);
+        let (ready, waiting): (Vec<_>, Vec<_>) = core::mem::take(&mut self.pings)
+            .into_iter()
+            .partition(|(peer, _)| *peer == id);
         self.pings = waiting;
         for (_, token) in ready {
             self.send_control(id, &Control::Probe(token).to_bytes(), None);
@@ -163,7 +172,9 @@ impl Node {
 
     /// True while some peer is known to have newer revocations than ours.
     pub(super) fn wants_difference(&self) -> bool {
-        self.peers.iter().any(|p| p.live.as_ref().is_some_and(|l| l.wants_difference))
+        self.peers
+            .iter()
+            .any(|p| p.live.as_ref().is_some_and(|l| l.wants_difference))
     }
 
     fn give_difference(&mut self, id: PeerId, era: Era, revision: Revision, now: Instant) {
@@ -176,14 +187,20 @@ impl Node {
         live.given_at = Some(now);
         let (revocations, head) = self.membership.difference();
         let mut w = Writer::new();
-        w.counted(revocations.map_or(&[], |r| r.bytes())).counted(head.map_or(&[], |h| h.bytes()));
+        w.counted(revocations.map_or(&[], |r| r.bytes()))
+            .counted(head.map_or(&[], |h| h.bytes()));
         let whole = w.into_bytes();
         let mut transfer = [0; 4];
         self.entropy.fill(&mut transfer);
         let total = u32::try_from(whole.len()).unwrap_or(u32::MAX);
         for (n, bytes) in whole.chunks(DIFFERENCE_CHUNK).enumerate() {
             let offset = u32::try_from(n * DIFFERENCE_CHUNK).unwrap_or(u32::MAX);
-            let frame = Control::Difference { transfer: u32::from_be_bytes(transfer), offset, total, bytes };
+            let frame = Control::Difference {
+                transfer: u32::from_be_bytes(transfer),
+                offset,
+                total,
+                bytes,
+            };
             self.send_control(id, &frame.to_bytes(), None);
         }
     }
@@ -195,7 +212,10 @@ impl Node {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let total = usize::try_from(total).ok().filter(|t| *t <= DIFFERENCE_MAX).ok_or(DropReason::BadControl)?;
+        let total = usize::try_from(total)
+            .ok()
+            .filter(|t| *t <= DIFFERENCE_MAX)
+            .ok_or(DropReason::BadControl)?;
         let offset = usize::try_from(offset).map_err(|_range| DropReason::BadControl)?;
         let live = self.peers[id].live();
         if !live.wants_difference {
@@ -204,7 +224,9 @@ impl Node {
         if offset == 0 {
             live.difference = Some((transfer, total, Vec::new()));
         }
-        let Some((current, expected, so_far)) = live.difference.as_mut() else { return Err(DropReason::Unexpected) };
+        let Some((current, expected, so_far)) = live.difference.as_mut() else {
+            return Err(DropReason::Unexpected);
+        };
         if *current != transfer || *expected != total || so_far.len() != offset || offset + bytes.len() > total {
             live.difference = None;
             return Err(DropReason::Unexpected);
@@ -232,7 +254,9 @@ impl Node {
             self.drop_revoked();
         }
         if !head.is_empty() {
-            let learned = self.membership.learn_head(Unverified::parse(head).map_err(malformed)?, now);
+            let learned = self
+                .membership
+                .learn_head(Unverified::parse(head).map_err(malformed)?, now);
             self.report(learned);
         }
         Ok(())
@@ -240,7 +264,8 @@ impl Node {
 
     /// A newer statement of the peer: the session lives on with it.
     fn take_statement(&mut self, id: PeerId, bytes: &[u8], now: Instant) -> Result<(), DropReason> {
-        let statement = Unverified::<coterie_model::Statement>::parse(bytes).map_err(|_malformed| DropReason::BadControl)?;
+        let statement =
+            Unverified::<coterie_model::Statement>::parse(bytes).map_err(|_malformed| DropReason::BadControl)?;
         let static_key = self.peers[id].static_key.ok_or(DropReason::Unexpected)?;
         let tag = statement.claimed().tag;
         let statement = self.membership.check_statement(statement, tag, &static_key, now)?;

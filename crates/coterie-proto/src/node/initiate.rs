@@ -3,10 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use coterie_crypto::{
-    dh::PublicKey,
-    kem::CIPHERTEXT_LEN,
-};
+use coterie_crypto::{dh::PublicKey, kem::CIPHERTEXT_LEN};
 use coterie_model::{
     CommunityTag, Instant,
     choose::{Candidate, Verdict, choose, chosen},
@@ -39,7 +36,10 @@ impl Node {
         if self.peers[id].live.as_ref().is_some_and(|l| l.outgoing.is_some()) {
             return Ok(());
         }
-        if self.peers[id].static_key.is_some_and(|s| self.membership.is_revoked(&s)) {
+        if self.peers[id]
+            .static_key
+            .is_some_and(|s| self.membership.is_revoked(&s))
+        {
             return Err(DropReason::NoCommonCommunity);
         }
         let tag = self.choose_for(id, now)?;
@@ -60,8 +60,15 @@ impl Node {
         if let Some(c) = chosen(&self.weigh(id, now)) {
             return Ok(c.tag);
         }
-        let member_of_any = self.membership.own_statements().any(|s| self.membership.own_statement(s.tag, now).is_some());
-        Err(if member_of_any { DropReason::NoCommonCommunity } else { DropReason::MembershipEnded })
+        let member_of_any = self
+            .membership
+            .own_statements()
+            .any(|s| self.membership.own_statement(s.tag, now).is_some());
+        Err(if member_of_any {
+            DropReason::NoCommonCommunity
+        } else {
+            DropReason::MembershipEnded
+        })
     }
 
     /// Every community shared with `id`, weighed.
@@ -88,13 +95,22 @@ impl Node {
 
     fn excluded_in(&self, tag: CommunityTag) -> Vec<coterie_model::Name> {
         let holds = |name: &coterie_model::Name| {
-            self.by_name.get(name).is_some_and(|id| self.peers[*id].in_community(tag)) || *name == self.name
+            self.by_name
+                .get(name)
+                .is_some_and(|id| self.peers[*id].in_community(tag))
+                || *name == self.name
         };
         self.exclude.iter().filter(|name| holds(name)).cloned().collect()
     }
 
     /// Sends message 1, first or again, outside or inside the live session.
-    pub(super) fn initiate(&mut self, id: PeerId, tag: CommunityTag, in_session: bool, now: Instant) -> Result<(), DropReason> {
+    pub(super) fn initiate(
+        &mut self,
+        id: PeerId,
+        tag: CommunityTag,
+        in_session: bool,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         let responder: PublicKey = self.peers[id].static_key.ok_or(DropReason::NoMember)?;
         let local_index = self.fresh_index(id);
         let counter = self.next_counter();
@@ -145,8 +161,15 @@ impl Node {
             revision,
             statement: self.membership.own_statement(tag, now)?,
         };
-        let (expect, message) =
-            initiator::initiate(me, key, responder, index_and_counter, cookie.as_ref(), &mut *self.entropy).ok()?;
+        let (expect, message) = initiator::initiate(
+            me,
+            key,
+            responder,
+            index_and_counter,
+            cookie.as_ref(),
+            &mut *self.entropy,
+        )
+        .ok()?;
         Some((expect, message, key.epoch))
     }
 
@@ -157,18 +180,29 @@ impl Node {
 
     /// A cookie came for our initiation of `index`: the next initiation carries it.
     pub(super) fn handle_cookie(&mut self, index: u32, datagram: &[u8], now: Instant) -> Outcome {
-        let Some(id) = self.indices.get(&index).copied() else { return self.dropped(DropReason::UnknownIndex) };
+        let Some(id) = self.indices.get(&index).copied() else {
+            return self.dropped(DropReason::UnknownIndex);
+        };
         let peer = &self.peers[id];
         let outgoing = peer.live.as_ref().and_then(|l| l.outgoing.as_ref());
         let cookie = match (outgoing, peer.static_key) {
-            (Some(Outgoing { tag, epoch, stage: Stage::ExpectResponse(e), .. }), Some(responder))
-                if e.local_index == index =>
-            {
-                self.membership.key(*tag, *epoch).and_then(|k| cookie::open(k, &responder, &e.mac1, datagram).ok())
-            }
+            (
+                Some(Outgoing {
+                    tag,
+                    epoch,
+                    stage: Stage::ExpectResponse(e),
+                    ..
+                }),
+                Some(responder),
+            ) if e.local_index == index => self
+                .membership
+                .key(*tag, *epoch)
+                .and_then(|k| cookie::open(k, &responder, &e.mac1, datagram).ok()),
             _ => return self.dropped(DropReason::Unexpected),
         };
-        let Some(cookie) = cookie else { return self.dropped(DropReason::Forged) };
+        let Some(cookie) = cookie else {
+            return self.dropped(DropReason::Forged);
+        };
         self.peers[id].live().cookie = Some((cookie, now));
         self.counts.handled += 1;
         Outcome::Handled
@@ -198,10 +232,17 @@ impl Node {
         carrier: Option<SocketAddr>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let id = self.indices.get(&local_index).copied().ok_or(DropReason::UnknownIndex)?;
+        let id = self
+            .indices
+            .get(&local_index)
+            .copied()
+            .ok_or(DropReason::UnknownIndex)?;
         let responder = self.peers[id].static_key.ok_or(DropReason::Unexpected)?;
-        let outgoing =
-            self.peers[id].live.as_mut().and_then(|l| l.outgoing.as_mut()).ok_or(DropReason::Unexpected)?;
+        let outgoing = self.peers[id]
+            .live
+            .as_mut()
+            .and_then(|l| l.outgoing.as_mut())
+            .ok_or(DropReason::Unexpected)?;
         let expected = matches!(&outgoing.stage, Stage::ExpectResponse(e) if e.local_index == local_index)
             && outgoing.in_session == carrier.is_none();
         if !expected {
@@ -220,9 +261,16 @@ impl Node {
             self.abandon_outgoing(id);
             return Err(DropReason::Forged);
         };
-        let checked = self.membership.check_statement(payload.statement, tag, &responder, now).and_then(|s| {
-            if self.suites.has(payload.suite) { Ok(s) } else { Err(DropReason::BadHandshake) }
-        });
+        let checked = self
+            .membership
+            .check_statement(payload.statement, tag, &responder, now)
+            .and_then(|s| {
+                if self.suites.has(payload.suite) {
+                    Ok(s)
+                } else {
+                    Err(DropReason::BadHandshake)
+                }
+            });
         let statement = match checked {
             Ok(s) => s,
             Err(reason) => {
@@ -245,7 +293,11 @@ impl Node {
         } else {
             Control::RekeyOffer(remote_index, &offered.offer).to_bytes()
         };
-        let stage = Stage::ExpectAnswer { offered, agreed, datagram: datagram.clone() };
+        let stage = Stage::ExpectAnswer {
+            offered,
+            agreed,
+            datagram: datagram.clone(),
+        };
         let live = self.peers[id].live();
         if let Some(outgoing) = live.outgoing.as_mut() {
             outgoing.progress(stage, now);
@@ -270,12 +322,18 @@ impl Node {
         now: Instant,
     ) -> Result<(), DropReason> {
         let responder = self.peers[id].static_key.ok_or(DropReason::Unexpected)?;
-        let outgoing =
-            self.peers[id].live.as_mut().and_then(|l| l.outgoing.as_mut()).ok_or(DropReason::Unexpected)?;
+        let outgoing = self.peers[id]
+            .live
+            .as_mut()
+            .and_then(|l| l.outgoing.as_mut())
+            .ok_or(DropReason::Unexpected)?;
         if !matches!(outgoing.stage, Stage::ExpectAnswer { .. }) || outgoing.in_session != in_session {
             return Err(DropReason::Unexpected);
         }
-        let key = self.membership.key(outgoing.tag, outgoing.epoch).ok_or(DropReason::EpochClosed)?;
+        let key = self
+            .membership
+            .key(outgoing.tag, outgoing.epoch)
+            .ok_or(DropReason::EpochClosed)?;
         let Stage::ExpectAnswer { offered, agreed, .. } = core::mem::replace(&mut outgoing.stage, Stage::Taken) else {
             return Err(DropReason::Unexpected);
         };
@@ -305,8 +363,12 @@ impl Node {
         let mut token = [0; 8];
         self.entropy.fill(&mut token);
         let to = self.peers[id].endpoint();
-        let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.as_mut()) else { return };
-        let Stage::ExpectProof { session, confirm } = &mut outgoing.stage else { return };
+        let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.as_mut()) else {
+            return;
+        };
+        let Stage::ExpectProof { session, confirm } = &mut outgoing.stage else {
+            return;
+        };
         let text = Control::Probe(token).to_bytes();
         let mut probe = vec![0; text.len() + crate::wire::datagram::SEALED_OVERHEAD];
         if session.seal(0, salt, &text, &mut probe).is_err() {
@@ -328,7 +390,9 @@ impl Node {
         self.entropy.fill(&mut random);
         let has_session = self.peers[id].has_session();
         let endpoint = self.peers[id].endpoint();
-        let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.as_mut()) else { return };
+        let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.as_mut()) else {
+            return;
+        };
         let lost_carrier = outgoing.in_session && !has_session;
         if now.since(outgoing.since) >= GIVE_UP || lost_carrier {
             self.give_up(id, now, ports);
@@ -352,7 +416,9 @@ impl Node {
             }
             Stage::ExpectResponse(_) | Stage::Taken => {
                 // The choice may have changed: an epoch may have retired, a community may be gone.
-                let again = self.choose_for(id, now).and_then(|tag| self.initiate(id, tag, in_session, now));
+                let again = self
+                    .choose_for(id, now)
+                    .and_then(|tag| self.initiate(id, tag, in_session, now));
                 if again.is_err() {
                     self.give_up(id, now, ports);
                 }
@@ -377,7 +443,9 @@ impl Node {
     }
 
     pub(super) fn abandon_outgoing(&mut self, id: PeerId) {
-        let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.take()) else { return };
+        let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.take()) else {
+            return;
+        };
         if let Some(index) = outgoing.local_index() {
             self.indices.remove(&index);
         }
@@ -386,7 +454,9 @@ impl Node {
 
     /// Something was opened under the keys that a confirm made: the session carries packets from here.
     pub(super) fn promote_outgoing(&mut self, id: PeerId, from: SocketAddr, now: Instant, ports: &mut impl Ports) {
-        let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.take()) else { return };
+        let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.take()) else {
+            return;
+        };
         let Stage::ExpectProof { session, .. } = outgoing.stage else {
             self.peers[id].live().outgoing = Some(outgoing);
             return;
@@ -396,7 +466,14 @@ impl Node {
     }
 
     /// Makes `session` the one that carries packets; the one before still opens what is under way.
-    pub(super) fn install(&mut self, id: PeerId, mut session: Session, from: SocketAddr, now: Instant, ports: &mut impl Ports) {
+    pub(super) fn install(
+        &mut self,
+        id: PeerId,
+        mut session: Session,
+        from: SocketAddr,
+        now: Instant,
+        ports: &mut impl Ports,
+    ) {
         let origin = session.origin;
         // The probe that proved it is no use: only packets make a session worth replacing.
         session.used = false;
@@ -420,7 +497,12 @@ impl Node {
             self.persists.push_back(Persist::Live(static_key, endpoint));
         }
         let peer = self.peers[id].name.clone();
-        self.events.push_back(Event::SessionUp { peer, tag: origin.tag, epoch: origin.epoch, rekey });
+        self.events.push_back(Event::SessionUp {
+            peer,
+            tag: origin.tag,
+            epoch: origin.epoch,
+            rekey,
+        });
         self.flush_queue(id, now, ports);
         self.send_pings(id);
         self.reschedule(id);
@@ -429,7 +511,9 @@ impl Node {
     /// After a restart: peers that believe in sessions that are gone are told at once, by a new handshake.
     pub(super) fn resume(&mut self, peers: Vec<(PublicKey, SocketAddr)>, now: Instant) {
         for (static_key, endpoint) in peers {
-            let Some(id) = self.by_static.get(&static_key).copied() else { continue };
+            let Some(id) = self.by_static.get(&static_key).copied() else {
+                continue;
+            };
             self.peers[id].live().endpoint = Some(endpoint);
             if self.want_session(id, now).is_err() {
                 self.persists.push_back(Persist::Live(static_key, None));

@@ -69,7 +69,9 @@ impl Node {
         let peer = &mut self.peers[id];
         let Some(to) = peer.endpoint() else { return Ok(()) };
         let live = peer.live();
-        let Some(session) = live.current.as_mut() else { return Ok(()) };
+        let Some(session) = live.current.as_mut() else {
+            return Ok(());
+        };
         let was_unused = !session.used;
         let mut sealed = Err(CounterSpent);
         ports.outside(to, text.len() + SEALED_OVERHEAD, |out| {
@@ -109,11 +111,18 @@ impl Node {
     }
 
     /// Counts a drop and tells this machine's own program at once why; the wire stays silent.
-    pub(super) fn refuse(&mut self, packet: &[u8], reason: DropReason, now: Instant, ports: &mut impl Ports) -> Outcome {
-        let refusal = match reason {
-            DropReason::NoMember | DropReason::NoCommonCommunity | DropReason::MembershipEnded => Some(Refusal::Prohibited),
-            DropReason::NoEndpoint | DropReason::NoAnswer => Some(Refusal::Unreachable),
-            _ => None,
+    pub(super) fn refuse(
+        &mut self,
+        packet: &[u8],
+        reason: DropReason,
+        now: Instant,
+        ports: &mut impl Ports,
+    ) -> Outcome {
+        use DropReason::{MembershipEnded, NoAnswer, NoCommonCommunity, NoEndpoint, NoMember};
+        let refusal = if matches!(reason, NoMember | NoCommonCommunity | MembershipEnded) {
+            Some(Refusal::Prohibited)
+        } else {
+            matches!(reason, NoEndpoint | NoAnswer).then_some(Refusal::Unreachable)
         };
         if let Some(refusal) = refusal
             && self.refusals.allow((), now)
@@ -132,7 +141,9 @@ impl Node {
     pub(super) fn send_control(&mut self, id: PeerId, text: &[u8], to: Option<SocketAddr>) {
         let salt = self.entropy.salt();
         let peer = &mut self.peers[id];
-        let Some(to) = to.or_else(|| peer.endpoint()) else { return };
+        let Some(to) = to.or_else(|| peer.endpoint()) else {
+            return;
+        };
         let Some(session) = peer.current() else { return };
         let used = session.used;
         let mut bytes = vec![0; text.len() + SEALED_OVERHEAD];

@@ -38,8 +38,8 @@ use coterie_crypto::{
     dh::{KeyPair, PublicKey},
 };
 use coterie_model::{
-    Authority, CommunityTag, DirectoryEntry, Epoch, EpochKey, Head, Instant, Manifest, MemberId, Name, Prefix, Revocations,
-    Signed, Statement, UnixTime, Unverified,
+    Authority, CommunityTag, DirectoryEntry, Epoch, EpochKey, Head, Instant, Manifest, MemberId, Name, Prefix,
+    Revocations, Signed, Statement, UnixTime, Unverified,
 };
 
 use crate::{

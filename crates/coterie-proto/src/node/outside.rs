@@ -31,7 +31,13 @@ enum Slot {
 
 impl Node {
     /// Takes a datagram from the outside; `bytes` is opened in place.
-    pub fn handle_outside(&mut self, bytes: &mut [u8], from: SocketAddr, now: Instant, ports: &mut impl Ports) -> Outcome {
+    pub fn handle_outside(
+        &mut self,
+        bytes: &mut [u8],
+        from: SocketAddr,
+        now: Instant,
+        ports: &mut impl Ports,
+    ) -> Outcome {
         match datagram::parse(bytes) {
             Ok(Datagram::Sealed(header)) => self.handle_sealed(header, bytes, from, now, ports),
             Ok(Datagram::Initiation { sender }) => self.handle_initiation(sender, bytes, from, now),
@@ -47,7 +53,14 @@ impl Node {
     }
 
     /// Offer, answer or confirm under provisional keys.
-    fn handle_provisional(&mut self, step: Step, receiver: u32, bytes: &[u8], from: SocketAddr, now: Instant) -> Outcome {
+    fn handle_provisional(
+        &mut self,
+        step: Step,
+        receiver: u32,
+        bytes: &[u8],
+        from: SocketAddr,
+        now: Instant,
+    ) -> Outcome {
         let taken = self.take_provisional(step, receiver, bytes, from, now);
         match taken {
             Ok(()) => {
@@ -154,12 +167,17 @@ impl Node {
         };
         let current = live.current.as_mut().map(|s| (Slot::Current, s));
         let previous = live.previous.as_mut().map(|s| (Slot::Previous, s));
-        [current, previous, outgoing, incoming].into_iter().flatten().find(|(_, s)| s.origin.local_index == index)
+        [current, previous, outgoing, incoming]
+            .into_iter()
+            .flatten()
+            .find(|(_, s)| s.origin.local_index == index)
     }
 
     /// Step 4 of WIRE 5.1: addresses, then inside.
     fn deliver(&mut self, id: PeerId, text: &[u8], ports: &mut impl Ports) -> Outcome {
-        let Ok(packet) = ip::parse(text) else { return self.dropped(DropReason::MalformedPacket) };
+        let Ok(packet) = ip::parse(text) else {
+            return self.dropped(DropReason::MalformedPacket);
+        };
         if packet.len != text.len() {
             return self.dropped(DropReason::MalformedPacket);
         }
@@ -185,7 +203,9 @@ impl Node {
         if !roaming || live.endpoint == Some(from) || live.endpoint.is_none() {
             return;
         }
-        let due = live.challenge.is_none_or(|(_, _, at)| now.since(at) >= std::time::Duration::from_secs(1));
+        let due = live
+            .challenge
+            .is_none_or(|(_, _, at)| now.since(at) >= std::time::Duration::from_secs(1));
         if due {
             let mut token = [0; 8];
             self.entropy.fill(&mut token);

@@ -97,7 +97,10 @@ impl Peer {
 
     /// The outside address to use.
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
-        self.live.as_ref().and_then(|l| l.endpoint).or_else(|| self.endpoints.first().copied())
+        self.live
+            .as_ref()
+            .and_then(|l| l.endpoint)
+            .or_else(|| self.endpoints.first().copied())
     }
 
     pub(super) fn current(&mut self) -> Option<&mut Session> {
@@ -130,7 +133,7 @@ impl Live {
     /// The next instant at which this peer needs attention.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let rekey = self.current.as_ref().filter(|_| self.outgoing.is_none()).and_then(|s| {
-            let at = self.rekey_not_before.map_or(s.rekey_at(), |not_before| not_before.max(s.rekey_at()));
+            let at = self.rekey_not_before.unwrap_or(Instant::ZERO).max(s.rekey_at());
             // Past its rekey time and unused: it wakes nobody until it is used or ends.
             (s.used || s.is_worn()).then_some(at)
         });

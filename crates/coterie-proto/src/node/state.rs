@@ -40,7 +40,11 @@ pub(super) enum Stage {
     /// Message 2.
     ExpectResponse(ExpectResponse),
     /// The answer; the offer stands ready to be repeated.
-    ExpectAnswer { offered: Offered, agreed: Agreed, datagram: Vec<u8> },
+    ExpectAnswer {
+        offered: Offered,
+        agreed: Agreed,
+        datagram: Vec<u8>,
+    },
     /// Anything under final keys; confirm and probe stand ready to be repeated.
     ExpectProof { session: Session, confirm: Vec<u8> },
     /// Between two states while a message is worked on; never left there.

@@ -163,7 +163,11 @@ impl Node {
         Explanation {
             peer: Some(self.peers[id].name.clone()),
             candidates: self.weigh(id, now),
-            installed: self.peers[id].live.as_ref().and_then(|l| l.current.as_ref()).map(|s| s.origin.tag),
+            installed: self.peers[id]
+                .live
+                .as_ref()
+                .and_then(|l| l.current.as_ref())
+                .map(|s| s.origin.tag),
             refused: self.choose_for(id, now).err(),
         }
     }
@@ -177,6 +181,10 @@ impl Node {
     /// Packets waiting for sessions.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.peers.iter().filter_map(|p| p.live.as_ref()).map(|l| l.queue.len()).sum()
+        self.peers
+            .iter()
+            .filter_map(|p| p.live.as_ref())
+            .map(|l| l.queue.len())
+            .sum()
     }
 }

@@ -35,7 +35,10 @@ impl Table {
 
     /// Who has `addr`.
     pub(super) fn owner(&self, addr: IpAddr) -> Option<PeerId> {
-        self.hosts.get(&addr).copied().or_else(|| self.nets.iter().find(|(p, _)| p.contains(addr)).map(|(_, id)| *id))
+        self.hosts
+            .get(&addr)
+            .copied()
+            .or_else(|| self.nets.iter().find(|(p, _)| p.contains(addr)).map(|(_, id)| *id))
     }
 }
 

@@ -24,12 +24,19 @@ struct Spec<'a> {
 
 impl Enclave {
     fn new() -> Self {
-        Self { signer: SigningKey::from_seed(Secret::new([9; 32])), id: EnclaveId([7; 16]) }
+        Self {
+            signer: SigningKey::from_seed(Secret::new([9; 32])),
+            id: EnclaveId([7; 16]),
+        }
     }
 
     fn key(community: u8, epoch: u64) -> EpochKey {
         let seed = u8::try_from(epoch).unwrap();
-        EpochKey { tag: CommunityTag([community; 16]), epoch, key: Secret::new([community ^ (seed << 4); 32]) }
+        EpochKey {
+            tag: CommunityTag([community; 16]),
+            epoch,
+            key: Secret::new([community ^ (seed << 4); 32]),
+        }
     }
 
     fn manifest(&self, community: u8, epoch: u64, activates: u64, retires: u64) -> Signed<Manifest> {
@@ -102,9 +109,17 @@ impl Enclave {
             may_ask_cookie: false,
             port: 4747,
             update: Update {
-                manifests: spec.communities.iter().map(|c| self.manifest(*c, 1, 0, 100 * HOUR)).collect(),
+                manifests: spec
+                    .communities
+                    .iter()
+                    .map(|c| self.manifest(*c, 1, 0, 100 * HOUR))
+                    .collect(),
                 keys: spec.communities.iter().map(|c| Self::key(*c, 1)).collect(),
-                statements: spec.communities.iter().map(|c| self.statement(spec.n, *c, 1, HOUR)).collect(),
+                statements: spec
+                    .communities
+                    .iter()
+                    .map(|c| self.statement(spec.n, *c, 1, HOUR))
+                    .collect(),
                 directory: others.iter().map(entry).collect(),
                 revocations: None,
                 head: None,
@@ -138,7 +153,9 @@ fn outside(n: u8) -> SocketAddr {
 
 fn packet(from: u8, to: u8, payload: &[u8]) -> Vec<u8> {
     let len = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
-    let mut p = vec![0x45, 0, len[0], len[1], 0, 0, 0, 0, 64, 253, 0, 0, 10, 0, 0, from, 10, 0, 0, to];
+    let mut p = vec![
+        0x45, 0, len[0], len[1], 0, 0, 0, 0, 64, 253, 0, 0, 10, 0, 0, from, 10, 0, 0, to,
+    ];
     p.extend_from_slice(payload);
     p
 }
@@ -175,7 +192,10 @@ impl Wire {
     fn new(nodes: Vec<(u8, Node)>) -> Self {
         Self {
             now: Instant::ZERO,
-            nodes: nodes.into_iter().map(|(n, node)| (n, node, Buffers::default())).collect(),
+            nodes: nodes
+                .into_iter()
+                .map(|(n, node)| (n, node, Buffers::default()))
+                .collect(),
             flying: VecDeque::new(),
             log: vec![],
             keep: |_| true,
@@ -198,7 +218,9 @@ impl Wire {
                 let all: Vec<_> = control.chain(buffers.out.drain(..)).collect();
                 self.flying.extend(all.into_iter().map(|(to, bytes)| (from, to, bytes)));
             }
-            let Some((from, to, mut bytes)) = self.flying.pop_front() else { return };
+            let Some((from, to, mut bytes)) = self.flying.pop_front() else {
+                return;
+            };
             assert!(bytes.len() <= 1500);
             self.log.push((from, to, bytes.clone()));
             if !(self.keep)(&bytes) {
@@ -213,7 +235,12 @@ impl Wire {
     fn advance(&mut self, by: Duration) {
         let end = self.now + by;
         loop {
-            let next = self.nodes.iter().filter_map(|(_, n, _)| n.poll_timeout()).map(|(at, _)| at).min();
+            let next = self
+                .nodes
+                .iter()
+                .filter_map(|(_, n, _)| n.poll_timeout())
+                .map(|(at, _)| at)
+                .min();
             let Some(at) = next.filter(|at| *at <= end) else { break };
             self.now = at.max(self.now);
             for (_, node, buffers) in &mut self.nodes {
@@ -236,7 +263,10 @@ impl Wire {
 fn pair(a: &[u8], b: &[u8]) -> Wire {
     let e = Enclave::new();
     let (a, b) = (|| Spec { n: 1, communities: a }, || Spec { n: 2, communities: b });
-    Wire::new(vec![(1, e.node(&a(), &[b()], Instant::ZERO)), (2, e.node(&b(), &[a()], Instant::ZERO))])
+    Wire::new(vec![
+        (1, e.node(&a(), &[b()], Instant::ZERO)),
+        (2, e.node(&b(), &[a()], Instant::ZERO)),
+    ])
 }
 
 #[test]
@@ -247,7 +277,11 @@ fn a_packet_makes_its_session_and_arrives() {
     assert_eq!(w.send(2, 1, b"back"), Outcome::Sent);
     assert_eq!(w.received(1), [packet(2, 1, b"back")]);
     let kinds: Vec<u8> = w.log.iter().map(|(_, _, b)| b[0]).collect();
-    assert_eq!(kinds, [1, 2, 4, 4, 4, 5, 5, 5, 5], "five messages, probe, reply, two packets");
+    assert_eq!(
+        kinds,
+        [1, 2, 4, 4, 4, 5, 5, 5, 5],
+        "five messages, probe, reply, two packets"
+    );
     assert!(w.log.iter().all(|(_, _, b)| !b.windows(5).any(|s| s == b"hello")));
 }
 
@@ -257,7 +291,11 @@ fn without_a_common_community_the_wire_is_silent_and_the_sender_is_told() {
     assert_eq!(w.send(1, 2, b"hello"), Outcome::Dropped(DropReason::NoCommonCommunity));
     assert!(w.log.is_empty());
     let icmp = w.received(1);
-    assert_eq!((icmp[0][9], icmp[0][20], icmp[0][21]), (1, 3, 13), "administratively prohibited");
+    assert_eq!(
+        (icmp[0][9], icmp[0][20], icmp[0][21]),
+        (1, 3, 13),
+        "administratively prohibited"
+    );
 }
 
 #[test]
@@ -270,7 +308,10 @@ fn a_session_is_replaced_while_it_carries_and_no_packet_is_lost() {
     }
     assert_eq!(w.received(2).len(), 4001);
     assert!(w.node(1).counts().initiated >= 4, "400 s, a rekey each 120");
-    assert!(w.log.iter().filter(|(_, _, b)| b[0] != 5).count() == 5, "only the first contact shows handshakes");
+    assert!(
+        w.log.iter().filter(|(_, _, b)| b[0] != 5).count() == 5,
+        "only the first contact shows handshakes"
+    );
 }
 
 #[test]
@@ -317,10 +358,11 @@ fn a_replayed_initiation_is_silence_also_after_a_restart() {
     assert_eq!(accepted.len(), 1);
     let now = w.now;
     let mut b = Buffers::default();
-    let outcome = w.node(2).handle_outside(&mut initiation.clone(), outside(1), now, &mut b);
+    let outcome = w
+        .node(2)
+        .handle_outside(&mut initiation.clone(), outside(1), now, &mut b);
     assert_eq!(outcome, Outcome::Dropped(DropReason::Replayed));
-    let mut restarted =
-        e.node_with(&spec(2), &[spec(1)], now, |c| c.accepted.clone_from(&accepted));
+    let mut restarted = e.node_with(&spec(2), &[spec(1)], now, |c| c.accepted.clone_from(&accepted));
     let outcome = restarted.handle_outside(&mut initiation.clone(), outside(1), now, &mut b);
     assert_eq!(outcome, Outcome::Dropped(DropReason::Replayed));
     assert_eq!(restarted.poll_transmit(), None);
@@ -350,7 +392,17 @@ fn a_peer_that_lost_its_state_without_a_word_is_noticed() {
     let mut w = pair(&[1], &[1]);
     w.send(1, 2, b"one");
     let now = w.now;
-    *w.node(2) = e.node(&Spec { n: 2, communities: &[1] }, &[Spec { n: 1, communities: &[1] }], now);
+    *w.node(2) = e.node(
+        &Spec {
+            n: 2,
+            communities: &[1],
+        },
+        &[Spec {
+            n: 1,
+            communities: &[1],
+        }],
+        now,
+    );
     assert_eq!(w.send(1, 2, b"lost"), Outcome::Sent);
     w.advance(Duration::from_secs(6));
     w.send(1, 2, b"found");
@@ -361,7 +413,9 @@ fn a_peer_that_lost_its_state_without_a_word_is_noticed() {
 fn an_unknown_member_is_asked_directly_and_only_once() {
     let e = Enclave::new();
     let spec = |n| Spec { n, communities: &[1] };
-    let asker = e.node_with(&spec(1), &[spec(2)], Instant::ZERO, |c| c.update.directory[0].statements.clear());
+    let asker = e.node_with(&spec(1), &[spec(2)], Instant::ZERO, |c| {
+        c.update.directory[0].statements.clear()
+    });
     let mut w = Wire::new(vec![(1, asker), (2, e.node(&spec(2), &[], Instant::ZERO))]);
     assert_eq!(w.send(1, 2, b"who"), Outcome::Queued);
     assert_eq!(w.received(2), [packet(1, 2, b"who")]);
@@ -369,7 +423,9 @@ fn an_unknown_member_is_asked_directly_and_only_once() {
     assert!(w.log[1].2.len() <= w.log[0].2.len());
     let question = w.log[0].2.clone();
     let now = w.now;
-    let outcome = w.node(2).handle_outside(&mut question.clone(), outside(1), now, &mut Buffers::default());
+    let outcome = w
+        .node(2)
+        .handle_outside(&mut question.clone(), outside(1), now, &mut Buffers::default());
     assert_eq!(outcome, Outcome::Dropped(DropReason::Replayed));
 }
 
@@ -409,7 +465,13 @@ fn a_session_ends_with_the_statement_unless_a_newer_one_comes() {
             for n in [1, 2] {
                 let now = w.now;
                 let statements = vec![e.statement(n, 1, 2, 2 * HOUR)];
-                w.node(n).handle_update(Update { statements, ..Update::default() }, now);
+                w.node(n).handle_update(
+                    Update {
+                        statements,
+                        ..Update::default()
+                    },
+                    now,
+                );
             }
             w.settle();
         }
@@ -452,7 +514,10 @@ fn revocations_spread_from_peer_to_peer_and_end_sessions_at_once() {
     let list = Signed::sign(list, &e.signer);
     let now = w.now;
     w.node(1).handle_update(
-        Update { revocations: Some(Unverified::parse(list.bytes()).unwrap()), ..Update::default() },
+        Update {
+            revocations: Some(Unverified::parse(list.bytes()).unwrap()),
+            ..Update::default()
+        },
         now,
     );
     w.settle();
@@ -471,14 +536,26 @@ fn revocations_spread_from_peer_to_peer_and_end_sessions_at_once() {
 #[test]
 fn an_excluded_listener_moves_the_choice() {
     let e = Enclave::new();
-    let a = Spec { n: 1, communities: &[1, 2] };
-    let b = Spec { n: 2, communities: &[1, 2] };
-    let spy = Spec { n: 3, communities: &[1] };
+    let a = Spec {
+        n: 1,
+        communities: &[1, 2],
+    };
+    let b = Spec {
+        n: 2,
+        communities: &[1, 2],
+    };
+    let spy = Spec {
+        n: 3,
+        communities: &[1],
+    };
     let node = e.node_with(&a, &[b, spy], Instant::ZERO, |c| c.exclude = vec![name(3)]);
     let explanation = node.explain(inside(2), Instant::ZERO);
     assert_eq!(explanation.candidates[0].0.community.as_str(), "c2");
     assert_eq!(explanation.candidates[0].1, coterie_model::choose::Verdict::Chosen);
-    assert_eq!(explanation.candidates[1].1, coterie_model::choose::Verdict::HoldsExcluded(vec![name(3)]));
+    assert_eq!(
+        explanation.candidates[1].1,
+        coterie_model::choose::Verdict::HoldsExcluded(vec![name(3)])
+    );
 }
 
 #[test]

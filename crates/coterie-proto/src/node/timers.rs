@@ -32,12 +32,17 @@ impl Node {
 
     fn attend(&mut self, id: PeerId, now: Instant, ports: &mut impl Ports) {
         self.end_old_sessions(id, now, ports);
-        let Some(live) = self.peers[id].live.as_ref() else { return };
+        let Some(live) = self.peers[id].live.as_ref() else {
+            return;
+        };
         let incoming_over = live.incoming.as_ref().is_some_and(|i| i.expires_at() <= now);
         let retry = live.outgoing.as_ref().is_some_and(|o| o.retry_at <= now);
         let watch = live.watch_at.is_some_and(|at| at <= now);
         let rekey = live.outgoing.is_none()
-            && live.current.as_ref().is_some_and(|s| (s.used && s.rekey_at() <= now) || s.is_worn())
+            && live
+                .current
+                .as_ref()
+                .is_some_and(|s| (s.used && s.rekey_at() <= now) || s.is_worn())
             && live.rekey_not_before.is_none_or(|at| at <= now);
         if incoming_over {
             self.abandon_incoming(id);
@@ -55,14 +60,18 @@ impl Node {
 
     /// Makes the session's successor inside it. All checks are made again, the choice of community included.
     pub(super) fn rekey(&mut self, id: PeerId, now: Instant) {
-        let started = self.choose_for(id, now).and_then(|tag| self.initiate(id, tag, true, now));
+        let started = self
+            .choose_for(id, now)
+            .and_then(|tag| self.initiate(id, tag, true, now));
         if started.is_err() {
             self.peers[id].live().rekey_not_before = Some(now + super::state::GIVE_UP);
         }
     }
 
     fn end_old_sessions(&mut self, id: PeerId, now: Instant, ports: &mut impl Ports) {
-        let Some(live) = self.peers[id].live.as_mut() else { return };
+        let Some(live) = self.peers[id].live.as_mut() else {
+            return;
+        };
         if let Some(previous) = live.previous.take_if(|s| s.ends_at() <= now) {
             self.indices.remove(&previous.origin.local_index);
         }
@@ -118,14 +127,23 @@ impl Node {
             || !self.asked.is_empty()
             || self.wants_difference();
         // An idle node wakes for nothing but the end of its own epochs.
-        self.housekeeping = if busy { Some(now + HOUSEKEEPING) } else { self.membership.next_change(now) };
+        self.housekeeping = if busy {
+            Some(now + HOUSEKEEPING)
+        } else {
+            self.membership.next_change(now)
+        };
     }
 
     /// Sessions end with either side's statement.
     fn end_without_statement(&mut self, now: Instant, ports: &mut impl Ports) {
         let time = self.membership.time(now);
         for id in 0..self.peers.len() {
-            let Some(tag) = self.peers[id].live.as_ref().and_then(|l| l.current.as_ref()).map(|s| s.origin.tag) else {
+            let Some(tag) = self.peers[id]
+                .live
+                .as_ref()
+                .and_then(|l| l.current.as_ref())
+                .map(|s| s.origin.tag)
+            else {
                 continue;
             };
             let theirs = self.peers[id].statement(tag).is_some_and(|s| s.not_after > time);
@@ -139,7 +157,9 @@ impl Node {
     /// Ends what revocation ended.
     pub(super) fn drop_revoked(&mut self) {
         for id in 0..self.peers.len() {
-            let revoked = self.peers[id].static_key.is_some_and(|s| self.membership.is_revoked(&s));
+            let revoked = self.peers[id]
+                .static_key
+                .is_some_and(|s| self.membership.is_revoked(&s));
             if revoked && self.peers[id].live.is_some() {
                 self.end_peer(id, false);
             }
@@ -163,7 +183,9 @@ impl Node {
         if close {
             self.send_control(id, &Control::Close.to_bytes(), None);
         }
-        let Some(live) = self.peers[id].live.as_mut() else { return };
+        let Some(live) = self.peers[id].live.as_mut() else {
+            return;
+        };
         let ended = [live.current.take(), live.previous.take()];
         let was_up = ended[0].is_some();
         for session in ended.into_iter().flatten() {
@@ -189,7 +211,9 @@ impl Node {
 
     /// Puts the peer's next deadline where it belongs.
     pub(super) fn reschedule(&mut self, id: PeerId) {
-        let Some(live) = self.peers[id].live.as_mut() else { return };
+        let Some(live) = self.peers[id].live.as_mut() else {
+            return;
+        };
         let next = live.next_deadline();
         if next != live.deadline {
             if let Some(old) = live.deadline {
@@ -205,7 +229,11 @@ impl Node {
     /// After attention: the next deadline, or, when nothing is left, no live state at all.
     fn settle(&mut self, id: PeerId, now: Instant) {
         self.reschedule(id);
-        if self.peers[id].live.as_ref().is_some_and(|l| l.is_idle() && l.deadline.is_none()) {
+        if self.peers[id]
+            .live
+            .as_ref()
+            .is_some_and(|l| l.is_idle() && l.deadline.is_none())
+        {
             self.peers[id].live = None;
         } else if self.peers[id].live.is_some() {
             let next = now + HOUSEKEEPING;

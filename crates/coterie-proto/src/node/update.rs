@@ -19,7 +19,11 @@ impl Node {
             let learned = self.membership.learn_own(statement);
             self.report(learned);
         }
-        self.own_addresses = self.membership.own_statements().flat_map(|s| s.addresses.iter().copied()).collect();
+        self.own_addresses = self
+            .membership
+            .own_statements()
+            .flat_map(|s| s.addresses.iter().copied())
+            .collect();
         self.own_addresses.sort_unstable();
         self.own_addresses.dedup();
         if let Some(exclude) = update.exclude {
@@ -87,7 +91,11 @@ impl Node {
             Some(old) => *old = statement,
             None => peer.statements.push(statement),
         }
-        let mut addresses: Vec<_> = peer.statements.iter().flat_map(|s| s.addresses.iter().copied()).collect();
+        let mut addresses: Vec<_> = peer
+            .statements
+            .iter()
+            .flat_map(|s| s.addresses.iter().copied())
+            .collect();
         addresses.sort_unstable();
         addresses.dedup();
         if addresses != peer.addresses {
@@ -122,7 +130,11 @@ impl Node {
             .filter_map(|id| Some((id, self.peers[id].live.as_ref()?.current.as_ref()?.origin.tag)))
             .collect();
         for (id, tag) in sessions {
-            let statement = self.membership.own_statements().find(|s| s.tag == tag).map(|s| s.bytes().to_vec());
+            let statement = self
+                .membership
+                .own_statements()
+                .find(|s| s.tag == tag)
+                .map(|s| s.bytes().to_vec());
             if let Some(bytes) = statement {
                 let text = crate::wire::control::Control::Statement(&bytes).to_bytes();
                 self.send_control(id, &text, None);

@@ -4,7 +4,11 @@ pub mod replay;
 
 use std::time::Duration;
 
-use coterie_crypto::{Secret, aead::{Key, Suite, TAG_LEN}, hash};
+use coterie_crypto::{
+    Secret,
+    aead::{Key, Suite, TAG_LEN},
+    hash,
+};
 use coterie_model::{CommunityTag, Epoch, Instant};
 
 use crate::wire::datagram::{SEALED_HEADER, SEALED_OVERHEAD, SealedHeader};
@@ -117,7 +121,11 @@ impl Session {
     /// Derives all lane keys; the caller drops the roots afterwards.
     #[must_use]
     pub fn new(material: &Material<'_>, origin: Origin) -> Self {
-        let lanes = |root: &Secret<32>, count: u8| (0..count).map(|lane| lane_key(root, lane, material.suite)).collect::<Vec<_>>();
+        let lanes = |root: &Secret<32>, count: u8| {
+            (0..count)
+                .map(|lane| lane_key(root, lane, material.suite))
+                .collect::<Vec<_>>()
+        };
         Self {
             origin,
             suite: material.suite,
@@ -142,7 +150,11 @@ impl Session {
     /// # Panics
     /// When `out` has another length, or `lane` is not one of ours: a caller's error.
     pub fn seal(&mut self, lane: u8, salt: [u8; 4], text: &[u8], out: &mut [u8]) -> Result<(), CounterSpent> {
-        assert_eq!(out.len(), text.len() + SEALED_OVERHEAD, "the caller reserves the sealed length");
+        assert_eq!(
+            out.len(),
+            text.len() + SEALED_OVERHEAD,
+            "the caller reserves the sealed length"
+        );
         let sender = &mut self.send[usize::from(lane)];
         if sender.next >= REFUSE_COUNTER {
             return Err(CounterSpent);
@@ -150,7 +162,13 @@ impl Session {
         let counter = sender.next;
         sender.next += 1;
         self.used = true;
-        let header = SealedHeader { lane, receiver: self.origin.remote_index, salt, counter }.to_bytes();
+        let header = SealedHeader {
+            lane,
+            receiver: self.origin.remote_index,
+            salt,
+            counter,
+        }
+        .to_bytes();
         let (head, rest) = out.split_at_mut(SEALED_HEADER);
         let (body, tag) = rest.split_at_mut(text.len());
         head.copy_from_slice(&header);
@@ -169,11 +187,17 @@ impl Session {
         datagram: &'a mut [u8],
         now: Instant,
     ) -> Result<&'a mut [u8], NotOpened> {
-        let lane = self.receive.get_mut(usize::from(header.lane)).ok_or(NotOpened::UnknownLane)?;
+        let lane = self
+            .receive
+            .get_mut(usize::from(header.lane))
+            .ok_or(NotOpened::UnknownLane)?;
         if header.counter >= REFUSE_COUNTER {
             return Err(NotOpened::CounterLimit);
         }
-        let place = lane.memory.as_ref().map_or(Place::New, |m| m.window.place(header.counter));
+        let place = lane
+            .memory
+            .as_ref()
+            .map_or(Place::New, |m| m.window.place(header.counter));
         let (head, sealed) = datagram.split_at_mut(SEALED_HEADER);
         let mut tag = [0; TAG_LEN];
         tag.copy_from_slice(&sealed[sealed.len() - TAG_LEN..]);
@@ -186,7 +210,9 @@ impl Session {
                     .as_ref()
                     .and_then(|m| m.recent.iter().find(|r| r.counter == header.counter))
                     .is_some_and(|r| r.tag != tag && r.salt != header.salt);
-                let due = self.twin_checked.is_none_or(|at| now.since(at) >= Duration::from_secs(1));
+                let due = self
+                    .twin_checked
+                    .is_none_or(|at| now.since(at) >= Duration::from_secs(1));
                 if !differs || !due {
                     return Err(NotOpened::Replayed);
                 }
@@ -198,10 +224,17 @@ impl Session {
             }
             Place::New => {}
         }
-        let text = lane.key.open(nonce, head, sealed).map_err(|_refused| NotOpened::Forged)?;
+        let text = lane
+            .key
+            .open(nonce, head, sealed)
+            .map_err(|_refused| NotOpened::Forged)?;
         let memory = lane.memory.get_or_insert_with(Box::default);
         memory.window.accept(header.counter);
-        memory.remember(Recent { counter: header.counter, salt: header.salt, tag });
+        memory.remember(Recent {
+            counter: header.counter,
+            salt: header.salt,
+            tag,
+        });
         self.used = true;
         Ok(text)
     }
@@ -221,7 +254,12 @@ impl Session {
     /// When the session is to be replaced by us, if it is used.
     #[must_use]
     pub fn rekey_at(&self) -> Instant {
-        self.origin.made + if self.origin.initiator { REKEY_AFTER } else { REKEY_AFTER_AS_RESPONDER }
+        self.origin.made
+            + if self.origin.initiator {
+                REKEY_AFTER
+            } else {
+                REKEY_AFTER_AS_RESPONDER
+            }
     }
 
     /// When its keys are erased.
@@ -239,7 +277,9 @@ impl Session {
 
 impl core::fmt::Debug for Session {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Session").field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -259,7 +299,10 @@ fn lane_key(root: &Secret<32>, lane: u8, suite: Suite) -> (Key, [u8; 12]) {
     let (key, iv) = out.expose().split_at(32);
     let mut iv_bytes = [0; 12];
     iv_bytes.copy_from_slice(iv);
-    (Key::new(suite, &Secret::from_slice(key).expect("32 of 44 bytes")), iv_bytes)
+    (
+        Key::new(suite, &Secret::from_slice(key).expect("32 of 44 bytes")),
+        iv_bytes,
+    )
 }
 
 fn nonce(iv: &[u8; 12], salt: [u8; 4], counter: u64) -> [u8; 12] {

@@ -26,7 +26,10 @@ pub enum Place {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { next: 0, bits: [0; WORDS] }
+        Self {
+            next: 0,
+            bits: [0; WORDS],
+        }
     }
 }
 
@@ -41,13 +44,17 @@ impl Window {
             return Place::TooOld;
         }
         let (word, bit) = slot(counter);
-        if self.bits[word] & bit == 0 { Place::New } else { Place::Seen }
+        if self.bits[word] & bit == 0 {
+            Place::New
+        } else {
+            Place::Seen
+        }
     }
 
     /// Marks an authentic packet's counter, which [`Window::place`] called new.
     pub fn accept(&mut self, counter: u64) {
         if counter >= self.next {
-            let first = self.next / 64 + u64::from(self.next % 64 != 0);
+            let first = self.next / 64 + u64::from(!self.next.is_multiple_of(64));
             let last = counter / 64;
             // Words that the window moves into still hold an older lap.
             for lap in first..=last.min(first + WORDS as u64) {

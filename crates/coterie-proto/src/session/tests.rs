@@ -12,7 +12,16 @@ fn pair(suite: Suite) -> (Session, Session) {
         made: Instant::ZERO,
     };
     let make = |send_root, receive_root, origin| {
-        Session::new(&Material { send_root, receive_root, suite, send_lanes: 2, receive_lanes: 2 }, origin)
+        Session::new(
+            &Material {
+                send_root,
+                receive_root,
+                suite,
+                send_lanes: 2,
+                receive_lanes: 2,
+            },
+            origin,
+        )
     };
     (make(&a, &b, origin(10, 20, true)), make(&b, &a, origin(20, 10, false)))
 }
@@ -24,8 +33,11 @@ fn seal(s: &mut Session, lane: u8, salt: u8, text: &[u8]) -> Vec<u8> {
 }
 
 fn open(s: &mut Session, datagram: &[u8], at: u64) -> Result<Vec<u8>, NotOpened> {
-    let Ok(Datagram::Sealed(header)) = parse(datagram) else { panic!("not sealed") };
-    s.open(header, &mut datagram.to_vec(), Instant::from_nanos(at)).map(|t| t.to_vec())
+    let Ok(Datagram::Sealed(header)) = parse(datagram) else {
+        panic!("not sealed")
+    };
+    s.open(header, &mut datagram.to_vec(), Instant::from_nanos(at))
+        .map(|t| t.to_vec())
 }
 
 #[test]
@@ -84,7 +96,11 @@ fn a_sender_that_runs_twice_is_noticed_once_a_second() {
     let d = seal(&mut twin, 0, 2, b"other");
     let mut forged = d.clone();
     forged[20] ^= 1;
-    assert_eq!(open(&mut b, &forged, second), Err(NotOpened::Replayed), "tried, not authentic");
+    assert_eq!(
+        open(&mut b, &forged, second),
+        Err(NotOpened::Replayed),
+        "tried, not authentic"
+    );
     assert_eq!(open(&mut b, &d, second), Err(NotOpened::Replayed), "one try a second");
     assert_eq!(open(&mut b, &d, 2 * second), Err(NotOpened::Twin));
 }

@@ -72,7 +72,12 @@ impl<'a> Control<'a> {
                 if bytes.is_empty() || bytes.len() > DIFFERENCE_CHUNK {
                     return Err(unknown);
                 }
-                Self::Difference { transfer, offset, total, bytes }
+                Self::Difference {
+                    transfer,
+                    offset,
+                    total,
+                    bytes,
+                }
             }
             12 => Self::Statement(rest(&mut r)?),
             _ => return Err(unknown),
@@ -96,9 +101,12 @@ impl<'a> Control<'a> {
             Self::RekeyAnswer(index, ct) => w.u8(8).u32(index).bytes(ct),
             Self::RekeyConfirm(index, wrapped) => w.u8(9).u32(index).bytes(wrapped),
             Self::DifferenceRequest(era, revision) => w.u8(10).u64(era).u64(revision),
-            Self::Difference { transfer, offset, total, bytes } => {
-                w.u8(11).u32(transfer).u32(offset).u32(total).bytes(bytes)
-            }
+            Self::Difference {
+                transfer,
+                offset,
+                total,
+                bytes,
+            } => w.u8(11).u32(transfer).u32(offset).u32(total).bytes(bytes),
             Self::Statement(s) => w.u8(12).bytes(s),
         };
         w.into_bytes()
@@ -132,7 +140,12 @@ mod tests {
             Control::RekeyAnswer(2, &ct),
             Control::RekeyConfirm(3, &wrapped),
             Control::DifferenceRequest(4, 5),
-            Control::Difference { transfer: 1, offset: 2, total: 3, bytes: &[7; 1024] },
+            Control::Difference {
+                transfer: 1,
+                offset: 2,
+                total: 3,
+                bytes: &[7; 1024],
+            },
             Control::Statement(&[6; 200]),
         ];
         for frame in frames {

@@ -127,17 +127,24 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram, DropReason> {
         INITIATION => {
             within(bytes, INITIATION_MIN, MAX_CONTROL_DATAGRAM)?;
             reserved(&bytes[1..4])?;
-            Ok(Datagram::Initiation { sender: u32_at(bytes, 4) })
+            Ok(Datagram::Initiation {
+                sender: index(bytes, 4)?,
+            })
         }
         RESPONSE => {
             within(bytes, RESPONSE_MIN, MAX_CONTROL_DATAGRAM)?;
             reserved(&bytes[1..4])?;
-            Ok(Datagram::Response { sender: u32_at(bytes, 4), receiver: u32_at(bytes, 8) })
+            Ok(Datagram::Response {
+                sender: index(bytes, 4)?,
+                receiver: u32_at(bytes, 8),
+            })
         }
         COOKIE => {
             within(bytes, COOKIE_LEN, COOKIE_LEN)?;
             reserved(&bytes[1..4])?;
-            Ok(Datagram::Cookie { receiver: u32_at(bytes, 4) })
+            Ok(Datagram::Cookie {
+                receiver: u32_at(bytes, 4),
+            })
         }
         PROVISIONAL => {
             within(bytes, PROVISIONAL_HEADER + 16, MAX_CONTROL_DATAGRAM)?;
@@ -148,7 +155,10 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram, DropReason> {
                 2 => Step::Confirm,
                 _ => return Err(DropReason::UnknownType),
             };
-            Ok(Datagram::Provisional { step, receiver: u32_at(bytes, 4) })
+            Ok(Datagram::Provisional {
+                step,
+                receiver: u32_at(bytes, 4),
+            })
         }
         SEALED => {
             within(bytes, SEALED_OVERHEAD + 1, usize::from(u16::MAX))?;
@@ -166,7 +176,11 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram, DropReason> {
         QUESTION | ANSWER => {
             within(bytes, QUERY_MIN, MAX_CONTROL_DATAGRAM)?;
             reserved(&bytes[1..4])?;
-            Ok(if kind == QUESTION { Datagram::Question } else { Datagram::Answer })
+            Ok(if kind == QUESTION {
+                Datagram::Question
+            } else {
+                Datagram::Answer
+            })
         }
         _ => Err(DropReason::UnknownType),
     }
@@ -183,11 +197,29 @@ pub fn provisional_header(step: Step, receiver: u32) -> [u8; PROVISIONAL_HEADER]
 }
 
 fn within(bytes: &[u8], min: usize, max: usize) -> Result<(), DropReason> {
-    if (min..=max).contains(&bytes.len()) { Ok(()) } else { Err(DropReason::BadLength) }
+    if (min..=max).contains(&bytes.len()) {
+        Ok(())
+    } else {
+        Err(DropReason::BadLength)
+    }
 }
 
 fn reserved(bytes: &[u8]) -> Result<(), DropReason> {
-    if bytes.iter().all(|b| *b == 0) { Ok(()) } else { Err(DropReason::UnknownType) }
+    if bytes.iter().all(|b| *b == 0) {
+        Ok(())
+    } else {
+        Err(DropReason::UnknownType)
+    }
+}
+
+/// A sender's index: zero names nothing.
+fn index(bytes: &[u8], at: usize) -> Result<u32, DropReason> {
+    let index = u32_at(bytes, at);
+    if index == 0 {
+        Err(DropReason::UnknownType)
+    } else {
+        Ok(index)
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -200,7 +232,12 @@ mod tests {
 
     #[test]
     fn a_sealed_header_comes_back() {
-        let header = SealedHeader { lane: 3, receiver: 0x0102_0304, salt: [5, 6, 7, 8], counter: 0x0a0b_0c0d_0e0f };
+        let header = SealedHeader {
+            lane: 3,
+            receiver: 0x0102_0304,
+            salt: [5, 6, 7, 8],
+            counter: 0x0a0b_0c0d_0e0f,
+        };
         let mut bytes = header.to_bytes().to_vec();
         bytes.extend_from_slice(&[0; 17]);
         assert_eq!(parse(&bytes), Ok(Datagram::Sealed(header)));
@@ -214,13 +251,21 @@ mod tests {
         assert_eq!(parse(&[8; 200]), Err(DropReason::UnknownType));
         let mut m = vec![0; 168];
         m[0] = INITIATION;
-        assert_eq!(parse(&m), Ok(Datagram::Initiation { sender: 0 }));
+        assert_eq!(parse(&m), Err(DropReason::UnknownType), "index zero");
+        m[7] = 9;
+        assert_eq!(parse(&m), Ok(Datagram::Initiation { sender: 9 }));
         assert_eq!(parse(&m[..167]), Err(DropReason::BadLength));
         m[2] = 1;
         assert_eq!(parse(&m), Err(DropReason::UnknownType));
         let mut p = provisional_header(Step::Confirm, 9).to_vec();
         p.extend_from_slice(&[0; 56]);
-        assert_eq!(parse(&p), Ok(Datagram::Provisional { step: Step::Confirm, receiver: 9 }));
+        assert_eq!(
+            parse(&p),
+            Ok(Datagram::Provisional {
+                step: Step::Confirm,
+                receiver: 9
+            })
+        );
         p[1] = 3;
         assert_eq!(parse(&p), Err(DropReason::UnknownType));
     }

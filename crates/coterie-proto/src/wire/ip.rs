@@ -28,14 +28,22 @@ pub fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
             if header < 20 || len < header || len > bytes.len() {
                 return Err(DropReason::MalformedPacket);
             }
-            Ok(Packet { source: v4(&bytes[12..16]), destination: v4(&bytes[16..20]), len })
+            Ok(Packet {
+                source: v4(&bytes[12..16]),
+                destination: v4(&bytes[16..20]),
+                len,
+            })
         }
         Some(6) if bytes.len() >= 40 => {
             let len = 40 + usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
             if len > bytes.len() {
                 return Err(DropReason::MalformedPacket);
             }
-            Ok(Packet { source: v6(&bytes[8..24]), destination: v6(&bytes[24..40]), len })
+            Ok(Packet {
+                source: v6(&bytes[8..24]),
+                destination: v6(&bytes[24..40]),
+                len,
+            })
         }
         _ => Err(DropReason::MalformedPacket),
     }
@@ -55,9 +63,14 @@ fn v6(b: &[u8]) -> IpAddr {
 #[must_use]
 pub fn is_not_unicast(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || a.is_unspecified() || a.is_loopback() || a.is_link_local(),
+        IpAddr::V4(a) => {
+            a.is_multicast() || a.is_broadcast() || a.is_unspecified() || a.is_loopback() || a.is_link_local()
+        }
         IpAddr::V6(a) => {
-            a.is_multicast() || a.is_unspecified() || a.is_loopback() || a.is_unicast_link_local()
+            a.is_multicast()
+                || a.is_unspecified()
+                || a.is_loopback()
+                || a.is_unicast_link_local()
                 || a.to_ipv4_mapped().is_some()
         }
     }
@@ -170,9 +183,15 @@ mod tests {
     #[test]
     fn addresses_and_lengths_are_read() {
         let p = parse(&udp_v4()).unwrap();
-        assert_eq!((p.source, p.destination, p.len), ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap(), 28));
+        assert_eq!(
+            (p.source, p.destination, p.len),
+            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap(), 28)
+        );
         let p = parse(&udp_v6()).unwrap();
-        assert_eq!((p.source, p.destination, p.len), ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap(), 48));
+        assert_eq!(
+            (p.source, p.destination, p.len),
+            ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap(), 48)
+        );
         for len in 0..28 {
             assert!(parse(&udp_v4()[..len]).is_err());
         }
