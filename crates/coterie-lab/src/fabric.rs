@@ -1,17 +1,21 @@
 //! What lies between hosts: bridges, and the wires that join them, in a network namespace of their own.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
 
 use crate::address::MacAddr;
 use crate::error::{LabError, Result};
 use crate::impairment::{Impairment, Pump};
 use crate::namespace::Namespace;
+
+const PORT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Bridges, ports and wires.
 #[derive(Debug)]
@@ -60,8 +64,8 @@ impl Fabric {
             ""
         };
         self.ip(&format!(
-            "link add {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0{age}\n\
-             link set {name} mtu {mtu} up\n",
+            "link add name {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0{age}\n\
+             link set dev {name} mtu {mtu} up\n",
             mtu = self.mtu
         ))?;
         lock(&self.bridges).push(name.to_owned());
@@ -73,7 +77,7 @@ impl Fabric {
         self.hub.store(true, Ordering::Release);
         let mut script = String::new();
         for bridge in lock(&self.bridges).iter() {
-            writeln!(script, "link set {bridge} type bridge ageing_time 0 fdb_flush").expect("a string can be written");
+            script += &format!("link set dev {bridge} type bridge ageing_time 0 fdb_flush\n");
         }
         self.ip(&script)
     }
@@ -83,8 +87,8 @@ impl Fabric {
         let port = format!("port{}", self.next_port.fetch_add(1, Ordering::Relaxed));
         let mtu = self.mtu;
         self.ip(&format!(
-            "link add {port} mtu {mtu} type veth peer name {interface} netns {pid} address {mac} mtu {mtu}\n\
-             link set {port} master {bridge} up\n"
+            "link add name {port} mtu {mtu} type veth peer name {interface} netns {pid} address {mac} mtu {mtu}\n\
+             link set dev {port} master {bridge} up\n"
         ))?;
         Ok(port)
     }
@@ -96,8 +100,8 @@ impl Fabric {
         let pump = match impairment {
             None => {
                 self.ip(&format!(
-                    "link add {a} mtu {mtu} type veth peer name {b} mtu {mtu}\n\
-                     link set {a} master {from} up\nlink set {b} master {to} up\n",
+                    "link add name {a} mtu {mtu} type veth peer name {b} mtu {mtu}\n\
+                     link set dev {a} master {from} up\nlink set dev {b} master {to} up\n",
                     a = ends[0],
                     b = ends[1]
                 ))?;
@@ -107,12 +111,10 @@ impl Fabric {
                 let mut script = String::new();
                 for (end, bridge) in ends.iter().zip([from, to]) {
                     // The kernel must not hand over packets that it has joined: the pump passes on single frames.
-                    writeln!(
-                        script,
-                        "link add {end} mtu {mtu} type veth peer name {end}p mtu {mtu}\n\
-                         link set {end} gso_max_segs 1\nlink set {end} master {bridge} up\nlink set {end}p up"
-                    )
-                    .expect("a string can be written");
+                    script += &format!(
+                        "link add name {end} mtu {mtu} type veth peer name {end}p mtu {mtu}\n\
+                         link set dev {end} gso_max_segs 1\nlink set dev {end} master {bridge} up\nlink set dev {end}p up\n"
+                    );
                 }
                 self.ip(&script)?;
                 let inner = ends.clone().map(|end| format!("{end}p"));
@@ -145,6 +147,32 @@ impl Fabric {
         lock(&self.addresses).insert(address, mac);
     }
 
+    /// Waits until bridges pass frames from and to ports. The kernel sees a carrier a moment after both ends are up.
+    pub(crate) fn wait_until_forwarding(&self, ports: &[String]) -> Result<()> {
+        for port in ports {
+            crate::wait::retry(&format!("the bridge taking {port} into service"), PORT_DEADLINE, || {
+                let shown = self.with(|namespace| namespace.ask_ip(&["-d", "-j", "link", "show", "dev", port]))??;
+                let links: Vec<Link> = serde_json::from_str(&shown).map_err(|error| LabError::Output {
+                    program: "ip".to_owned(),
+                    why: error.to_string(),
+                })?;
+                let state = links
+                    .into_iter()
+                    .next()
+                    .and_then(|link| link.linkinfo.info_slave_data?.state);
+                if state.as_deref() == Some("forwarding") {
+                    return Ok(());
+                }
+                let what = format!("see {port} forward");
+                Err(LabError::Io {
+                    what,
+                    source: std::io::Error::other(format!("its state is {state:?}")),
+                })
+            })?;
+        }
+        Ok(())
+    }
+
     /// Makes names known to every host.
     pub(crate) fn name(&self, entries: impl IntoIterator<Item = (IpAddr, String)>, file: PathBuf) -> Result<()> {
         let mut names = lock(&self.names);
@@ -154,7 +182,7 @@ impl Fabric {
         }
         let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
         for (address, name) in &names.entries {
-            writeln!(text, "{address} {name}").expect("a string can be written");
+            text += &format!("{address} {name}\n");
         }
         // Each is mounted on its host's, so it must stay the same file.
         for file in &names.files {
@@ -173,6 +201,23 @@ impl Fabric {
             namespace.kill_all();
         }
     }
+}
+
+/// What `ip -d -j link` says of a port.
+#[derive(Deserialize)]
+struct Link {
+    #[serde(default)]
+    linkinfo: LinkKind,
+}
+
+#[derive(Deserialize, Default)]
+struct LinkKind {
+    info_slave_data: Option<Port>,
+}
+
+#[derive(Deserialize)]
+struct Port {
+    state: Option<String>,
 }
 
 /// A bridge: hosts on it reach one another directly.
@@ -235,7 +280,7 @@ impl Wire {
 
     fn set(&self, state: &str) -> Result<()> {
         self.fabric.ip(&format!(
-            "link set {} {state}\nlink set {} {state}\n",
+            "link set dev {} {state}\nlink set dev {} {state}\n",
             self.ends[0], self.ends[1]
         ))
     }

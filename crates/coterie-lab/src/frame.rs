@@ -98,7 +98,7 @@ impl<'a> Frame<'a> {
             } => Kind {
                 ethertype: self.ethertype,
                 protocol: Some(protocol),
-                detail: ports.map(|(_, to)| to).or(icmp.map(u16::from)),
+                detail: ports.map(|(_, to)| to).or_else(|| icmp.map(u16::from)),
             },
             Network::Arp { .. } | Network::Other => Kind {
                 ethertype: self.ethertype,

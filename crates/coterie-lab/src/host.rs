@@ -1,7 +1,6 @@
 //! A host: a network, mount and UTS namespace, with interfaces, files and programs of its own.
 
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -145,17 +144,18 @@ impl Host {
         let mac = MacAddr::of(self.0.number, number);
         let port = self.0.fabric.plug(&bridge.name, self.holder()?, interface, mac)?;
         let mut script = format!(
-            "link set {interface} addrgenmode none up\n\
+            "link set dev {interface} addrgenmode none up\n\
              addr add {}/64 dev {interface} scope link nodad\n",
             mac.link_local()
         );
         for address in addresses {
             let nodad = if address.addr().is_ipv6() { " nodad" } else { "" };
-            writeln!(script, "addr add {address} dev {interface}{nodad}").expect("a string can be written");
+            script += &format!("addr add {address} dev {interface}{nodad}\n");
             self.0.fabric.learn(address.addr(), mac);
         }
         self.0.fabric.learn(mac.link_local().into(), mac);
         self.0.ip(&script)?;
+        self.0.fabric.wait_until_forwarding(std::slice::from_ref(&port))?;
         let names = addresses.iter().map(|address| (address.addr(), self.name().to_owned()));
         self.0.fabric.name(names, self.directory().join("etc/hosts"))?;
         interfaces.push(Interface {
@@ -300,7 +300,7 @@ impl Host {
             name: interface.to_owned(),
             why: format!("the lab gave {} no such interface", self.name()),
         })?;
-        self.0.fabric.ip(&format!("link set {port} {state}\n"))
+        self.0.fabric.ip(&format!("link set dev {port} {state}\n"))
     }
 
     fn add_fault(&self, interface: &str, fault: Fault, percent: u8) -> Result<()> {
@@ -314,14 +314,13 @@ impl Host {
         };
         let mut rules = format!("table netdev {table}\ndelete table netdev {table}\n");
         if percent > 0 {
-            writeln!(
-                rules,
+            rules += &format!(
                 "table netdev {table} {{\n chain frames {{\n  type filter hook {hook} device \"{interface}\" priority 0\n  \
-                 numgen random mod 100 < {percent} {verdict}\n }}\n}}"
-            )
-            .expect("a string can be written");
+                 numgen random mod 100 < {percent} {verdict}\n }}\n}}\n"
+            );
         }
-        self.0.with(|namespace| namespace.feed("nft", &["-f", "-"], &rules))?
+        self.0.with(|namespace| namespace.feed("nft", &["-f", "-"], &rules))??;
+        Ok(())
     }
 }
 

@@ -85,17 +85,22 @@ impl Namespace {
 
     /// Runs `ip` with one command a line.
     pub(crate) fn ip(&self, script: &str) -> Result<()> {
-        self.feed("ip", &["-batch", "-"], script)
+        self.feed("ip", &["-batch", "-"], script).map(|_| ())
     }
 
-    /// Runs a program of the system in the network namespace, with an input, to the end.
-    pub(crate) fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+    /// Asks `ip` something, and returns what it wrote.
+    pub(crate) fn ask_ip(&self, arguments: &[&str]) -> Result<String> {
+        self.feed("ip", arguments, "")
+    }
+
+    /// Runs a program of the system in the network namespace, with an input, to the end, and returns what it wrote.
+    pub(crate) fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
         let output = self.run(|| {
             let mut child = Command::new(program)
                 .args(arguments)
                 .env("PATH", search_path())
                 .stdin(Stdio::piped())
-                .stdout(Stdio::null())
+                .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()
                 .map_err(|error| not_started(program, error))?;
@@ -108,7 +113,7 @@ impl Namespace {
                 .map_err(LabError::io(format!("wait for {program}")))
         })??;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         Err(LabError::Command {
             command: format!("{program} {} with the input:\n{input}", arguments.join(" ")),
