@@ -1,0 +1,72 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    bundle::BundleCommand, demo::DemoArguments, enclave::EnclaveCommand, exit, explain::ExplainArguments, node,
+};
+
+/// Isolates virtual machines by cryptography: only machines that share a community can exchange packets
+#[derive(Debug, Parser)]
+#[command(name = "coterie", version, max_term_width = 100, after_help = exit::HELP)]
+#[command(disable_help_subcommand = true, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show Coterie at work on this machine: seven machines, two servers, a hostile neighbour, in namespaces
+    Demo(DemoArguments),
+    /// Make this machine a member: start coteried with a bundle and wait until it is ready
+    Up(node::up::UpArguments),
+    /// End all sessions and stop coteried
+    Down(node::NodeArguments),
+    /// Show this machine's state: communities, peers, sessions, drops
+    Status(node::ReadArguments),
+    /// Measure sealed round trips to a member, making a session if there is none
+    Ping(node::ping::PingArguments),
+    /// Wait until a member can be reached, or until coteried is ready
+    Wait(node::wait::WaitArguments),
+    /// Say why a member is reached as it is, or is not
+    Explain(ExplainArguments),
+    /// Print coteried's metrics in Prometheus text format
+    Metrics(node::NodeArguments),
+    /// Make, check and change an enclave from its file
+    #[command(subcommand)]
+    Enclave(EnclaveCommand),
+    /// Make, show and check bundles, which make machines members
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// Print the JSON Schema of the enclave file, for editors
+    Schema,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages
+    #[command(hide = true)]
+    Man {
+        /// Where to; it must exist
+        directory: PathBuf,
+    },
+    /// Stop coteried after a while unless `coterie up --confirm` comes first
+    #[command(hide = true)]
+    Revert(node::revert::RevertArguments),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,41 @@
+//! The system's own coteried, where systemd runs it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, bail};
+
+/// The unit, as it is packaged.
+pub(crate) const UNIT: &str = "coteried.service";
+/// Where the unit expects the bundle.
+pub(crate) const BUNDLE: &str = "/etc/coterie/bundle";
+/// Where the unit expects the keys.
+pub(crate) const KEYS: &str = "/etc/coterie/keys";
+/// Where the unit takes further options of coteried from.
+pub(crate) const OPTIONS: &str = "/etc/coterie/options";
+
+/// Whether systemd runs this machine and knows coteried.
+pub(crate) fn has_unit() -> bool {
+    Path::new("/run/systemd/system").is_dir() && systemctl(&["cat", UNIT]).is_ok_and(|output| output.status.success())
+}
+
+/// Whether systemd runs coteried now.
+pub(crate) fn is_active() -> bool {
+    has_unit() && systemctl(&["is-active", "--quiet", UNIT]).is_ok_and(|output| output.status.success())
+}
+
+/// Does something with the unit.
+pub(crate) fn act(verb: &str) -> anyhow::Result<()> {
+    let output = systemctl(&[verb, UNIT]).context("cannot run systemctl")?;
+    if !output.status.success() {
+        bail!(
+            "`systemctl {verb} {UNIT}` failed: {}; see `journalctl -u {UNIT}`",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+fn systemctl(arguments: &[&str]) -> std::io::Result<Output> {
+    Command::new("systemctl").args(arguments).output()
+}
