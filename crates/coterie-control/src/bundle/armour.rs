@@ -30,7 +30,10 @@ pub enum ArmourError {
         bytes: usize,
     },
     /// The first line is another.
-    #[error("line 1, column {column}: expected `-----BEGIN {label}-----`, found `{found}`")]
+    #[error(
+        "line 1, column {column}: this is no {}: expected `-----BEGIN {label}-----`, found `{found}`",
+        label.to_lowercase()
+    )]
     Begin {
         /// What was expected.
         label: &'static str,
@@ -369,7 +372,7 @@ mod tests {
         );
         assert_eq!(
             place(b"-----BEGIN CERTIFICATE-----\n"),
-            "line 1, column 12: expected `-----BEGIN COTERIE TEST-----`, found `-----BEGIN CERTIFICATE-----`"
+            "line 1, column 13: this is no coterie test: expected `-----BEGIN COTERIE TEST-----`, found `-----BEGIN CERTIFICATE-----`"
         );
         assert_eq!(
             place(text.replace("Name: a", "Name: b").as_bytes()),

@@ -58,41 +58,49 @@ pub enum BundleError {
     },
     /// Issued to other keys than those of this machine.
     #[error(
-        "field {field}: wrong machine: the bundle is for member `{member}` with other keys than those of this machine; \
+        "field {field}, byte {offset}: wrong machine: the bundle is for member `{member}` with other keys than those of this machine; \
          give the bundle to the machine that made the request, or make a new request here and {REMEDY}"
     )]
     WrongMachine {
         /// What does not match.
         field: &'static str,
+        /// Where it starts.
+        offset: usize,
         /// The bundle's member.
         member: Name,
     },
     /// An older bundle than one that was accepted.
     #[error(
-        "field serial: rolled back: this is bundle {serial}, this machine has accepted bundle {floor} already; use the \
+        "field serial, byte {offset}: rolled back: this is bundle {serial}, this machine has accepted bundle {floor} already; use the \
          newest bundle, or {REMEDY}"
     )]
     RolledBack {
+        /// Where it stands.
+        offset: usize,
         /// The bundle's.
         serial: u64,
         /// The highest one accepted.
         floor: u64,
     },
     /// The lease has ended.
-    #[error("field {field}: expired: it ended at {}, now it is {}; {REMEDY}", date::text(*.ended), date::text(*.now))]
+    #[error("field {field}, byte {offset}: expired: it ended at {}, now it is {}; {REMEDY}", date::text(*.ended), date::text(*.now))]
     Expired {
         /// What ended.
         field: &'static str,
+        /// Where it stands.
+        offset: usize,
         /// When.
         ended: UnixTime,
         /// Protocol time.
         now: UnixTime,
     },
     /// A certificate inside.
-    #[error("field {field}: {error}; {REMEDY}")]
+    #[error("field {field}, byte {offset}: {error}; {REMEDY}")]
     Certificate {
         /// Which one.
         field: &'static str,
+        /// Where it starts.
+        offset: usize,
         /// What is wrong.
         error: CertificateError,
     },

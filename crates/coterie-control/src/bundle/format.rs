@@ -189,7 +189,7 @@ impl From<Malformed> for Fault {
     }
 }
 
-/// Reads the front; gives the reader of the content.
+/// Reads the front.
 pub(crate) fn decode_front(bytes: &[u8]) -> Result<Front, Fault> {
     let mut r = Reader::new(bytes);
     decode_front_from(&mut r, bytes.len())
@@ -222,10 +222,32 @@ pub(crate) fn split(bytes: &[u8]) -> Option<(&[u8], &[u8; SIGNATURE_LEN])> {
     bytes.split_last_chunk()
 }
 
+/// Where fields start, for messages.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Offsets {
+    pub(crate) serial: usize,
+    pub(crate) not_after: usize,
+    pub(crate) static_key: usize,
+    pub(crate) root_certificate: usize,
+    pub(crate) bundle_certificate: usize,
+    pub(crate) identity_certificate: usize,
+}
+
 /// Reads the content, behind the front.
-pub(crate) fn decode_content(bytes: &[u8]) -> Result<Content, Fault> {
+pub(crate) fn decode_content(bytes: &[u8]) -> Result<(Content, Offsets), Fault> {
     let mut r = Reader::new(bytes);
     decode_front_from(&mut r, bytes.len())?;
+    let content_at = bytes.len() - r.remaining();
+    let mut at = Offsets {
+        serial: content_at - 24,
+        not_after: content_at - 8,
+        static_key: content_at + 16,
+        ..Offsets::default()
+    };
+    let certificate = |r: &mut Reader<'_>, what, at: &mut usize| {
+        *at = bytes.len() - r.remaining();
+        r.counted(MAX_CERTIFICATE, what).map(Vec::from)
+    };
     let content = Content {
         member: MemberId(r.array("member")?),
         static_key: r.array("static key")?,
@@ -242,9 +264,9 @@ pub(crate) fn decode_content(bytes: &[u8]) -> Result<Content, Fault> {
         gateways: few(&mut r, MAX_GATEWAYS, "gateways", |r| r.endpoint("gateway"))?,
         pools: few(&mut r, MAX_POOLS, "pools", |r| r.prefix("pool"))?,
         template: decode_template(&mut r)?,
-        root_certificate: r.counted(MAX_CERTIFICATE, "root certificate")?.to_vec(),
-        bundle_certificate: r.counted(MAX_CERTIFICATE, "bundle certificate")?.to_vec(),
-        identity_certificate: r.counted(MAX_CERTIFICATE, "identity certificate")?.to_vec(),
+        root_certificate: certificate(&mut r, "root certificate", &mut at.root_certificate)?,
+        bundle_certificate: certificate(&mut r, "bundle certificate", &mut at.bundle_certificate)?,
+        identity_certificate: certificate(&mut r, "identity certificate", &mut at.identity_certificate)?,
         statements: few(&mut r, MAX_COUNTED, "statements", |r| {
             r.counted(MAX_STATEMENT, "statement").map(Vec::from)
         })?,
@@ -257,7 +279,7 @@ pub(crate) fn decode_content(bytes: &[u8]) -> Result<Content, Fault> {
     };
     r.take(SIGNATURE_LEN, "signature")?;
     r.finish()?;
-    Ok(content)
+    Ok((content, at))
 }
 
 fn decode_template(r: &mut Reader<'_>) -> Result<TemplateSettings, Malformed> {

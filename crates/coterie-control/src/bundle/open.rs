@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use coterie_crypto::sign::VerifyingKey;
 use coterie_model::{
     Authority, CommunityTag, DirectoryEntry, EpochKey, Head, Manifest, MemberId, Name, Prefix, Revocations, Serial,
-    Signed, SignedObject, Statement, UnixTime, Unverified, commitment,
+    Signed, SignedObject, Statement, UnixTime, Unverified, commitment, signed::head_hash,
 };
 
 use super::{
@@ -16,9 +16,12 @@ use super::{
     date,
     delivery::{self, Address, Delivered},
     error::BundleError,
-    format::{self, Content, Front, SIGNATURE_LABEL},
+    format::{self, Content, Front, Offsets, SIGNATURE_LABEL},
     root_hash, view,
 };
+
+/// Where the authority stands: behind version, length and root key.
+const AUTHORITY_AT: usize = 37;
 
 /// A bundle of which nothing was checked but its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,11 +134,13 @@ impl Bundle {
         floor: Serial,
     ) -> Result<Opened, BundleError> {
         let authority = self.check_chain(trust)?;
-        let content = format::decode_content(&self.bytes)?;
-        self.check_owner(&content, keys)?;
-        self.check_times(&authority, now, floor)?;
-        let delivered = self.open_delivery(&content, &authority, keys, now)?;
-        let statement_key = authority.statement_key;
+        let (content, at) = format::decode_content(&self.bytes)?;
+        if content.static_key != *keys.static_key().public() {
+            return Err(self.wrong_machine("static key", at.static_key));
+        }
+        self.check_times(&authority, &at, now, floor)?;
+        let delivered = self.open_delivery(&content, &at, &authority, keys, now)?;
+        let (revocations, head) = lists(&content, &authority)?;
         let statements = self.statements(&content, &authority)?;
         let manifests = manifests(&content, &authority)?;
         check_keys(&delivered, &manifests, &statements)?;
@@ -148,8 +153,8 @@ impl Bundle {
             statements,
             manifests,
             directory,
-            revocations: verify_list(content.revocations.as_deref(), &statement_key, "revocations")?,
-            head: verify_list(content.head.as_deref(), &statement_key, "head")?,
+            revocations,
+            head,
             template: content.template,
             pools: content.pools,
             port: content.port,
@@ -168,7 +173,6 @@ impl Bundle {
 
     /// Root, authority, and the bundle as a whole.
     fn check_chain(&self, trust: Option<[u8; 32]>) -> Result<Signed<Authority>, BundleError> {
-        const AUTHORITY_AT: usize = 37;
         let front = &self.front;
         let found = root_hash(&front.root);
         if let Some(trusted) = trust.filter(|trusted| *trusted != found) {
@@ -198,67 +202,80 @@ impl Bundle {
         Ok(authority)
     }
 
-    fn check_owner(&self, content: &Content, keys: &Keys) -> Result<(), BundleError> {
-        if content.static_key != *keys.static_key().public() {
-            return Err(self.wrong_machine("static key"));
-        }
-        Ok(())
-    }
-
-    fn wrong_machine(&self, field: &'static str) -> BundleError {
+    fn wrong_machine(&self, field: &'static str, offset: usize) -> BundleError {
         BundleError::WrongMachine {
             field,
+            offset,
             member: self.front.name.clone(),
         }
     }
 
-    fn check_times(&self, authority: &Authority, now: UnixTime, floor: Serial) -> Result<(), BundleError> {
+    fn check_times(
+        &self,
+        authority: &Authority,
+        at: &Offsets,
+        now: UnixTime,
+        floor: Serial,
+    ) -> Result<(), BundleError> {
         let front = &self.front;
         if front.serial < floor {
             return Err(BundleError::RolledBack {
+                offset: at.serial,
                 serial: front.serial,
                 floor,
             });
         }
-        for (field, ended) in [("not-after", front.not_after), ("authority", authority.not_after)] {
-            if now >= ended {
-                return Err(BundleError::Expired { field, ended, now });
-            }
+        let ends = [
+            ("not-after", at.not_after, front.not_after),
+            ("authority", AUTHORITY_AT, authority.not_after),
+        ];
+        match ends.into_iter().find(|(_, _, ended)| now >= *ended) {
+            Some((field, offset, ended)) => Err(BundleError::Expired {
+                field,
+                offset,
+                ended,
+                now,
+            }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The certificates, and the keys in one of them.
     fn open_delivery(
         &self,
         content: &Content,
+        at: &Offsets,
         authority: &Authority,
         keys: &Keys,
         now: UnixTime,
     ) -> Result<Delivered, BundleError> {
         let (root, identity_key) = (&self.front.root, keys.identity_key().verifying_key());
         let uri = member_uri(&authority.name, &self.front.name);
-        let check = |field, der| {
+        let check = |field, offset, der| {
             certificate::check(der, root, &uri, &identity_key, now).map_err(|error| {
                 if error == CertificateError::Key {
-                    return self.wrong_machine(field);
+                    return self.wrong_machine(field, offset);
                 }
-                BundleError::Certificate { field, error }
+                BundleError::Certificate { field, offset, error }
             })
         };
         certificate::check_root(&content.root_certificate, root).map_err(|error| BundleError::Certificate {
             field: "root certificate",
+            offset: at.root_certificate,
             error,
         })?;
-        let extra = check("identity certificate", &content.identity_certificate)?;
-        let wrapped = check("bundle certificate", &content.bundle_certificate)?;
-        let (None, Some(wrapped)) = (extra, wrapped) else {
-            let error = CertificateError::Extension;
-            return Err(BundleError::Certificate {
-                field: "bundle certificate",
-                error,
-            });
-        };
+        check(
+            "identity certificate",
+            at.identity_certificate,
+            &content.identity_certificate,
+        )?;
+        let (field, offset) = ("bundle certificate", at.bundle_certificate);
+        let wrapped = check(field, offset, &content.bundle_certificate)?;
+        let wrapped = wrapped.ok_or(BundleError::Certificate {
+            field,
+            offset,
+            error: CertificateError::Extension,
+        })?;
         let address = Address {
             enclave: authority.enclave,
             member: content.member,
@@ -275,7 +292,7 @@ impl Bundle {
             delivery::Fault::Malformed(malformed) => malformed.into(),
             delivery::Fault::Version(found) => BundleError::Version { found },
             delivery::Fault::Suite(_) => odd(1, "sealed with another suite than X-Wing, HKDF-SHA-256, AES-256-GCM"),
-            delivery::Fault::Sealed => self.wrong_machine("wrapped keys"),
+            delivery::Fault::Sealed => self.wrong_machine("wrapped keys", offset),
             delivery::Fault::Wrapped(index) => odd(index + 1, "does not unwrap"),
         })
     }
@@ -483,10 +500,38 @@ fn verify<T: SignedObject>(
         .map_err(|_refused| odd("has a signature that does not check"))
 }
 
-fn verify_list<T: SignedObject>(
-    bytes: Option<&[u8]>,
-    key: &VerifyingKey,
-    field: &'static str,
-) -> Result<Option<Signed<T>>, BundleError> {
-    bytes.map(|bytes| verify(bytes, key, field, 1)).transpose()
+/// Revocations and head, which pins them.
+fn lists(
+    content: &Content,
+    authority: &Signed<Authority>,
+) -> Result<(Option<Signed<Revocations>>, Option<Signed<Head>>), BundleError> {
+    let odd = |field, reason| BundleError::Inconsistent {
+        field,
+        number: 1,
+        reason,
+    };
+    let (key, of) = (&authority.statement_key, (authority.era, authority.enclave));
+    let revocations: Option<Signed<Revocations>> = content
+        .revocations
+        .as_deref()
+        .map(|bytes| verify(bytes, key, "revocations", 1))
+        .transpose()?;
+    let head: Option<Signed<Head>> = content
+        .head
+        .as_deref()
+        .map(|bytes| verify(bytes, key, "head", 1))
+        .transpose()?;
+    if revocations.as_ref().is_some_and(|list| (list.era, list.enclave) != of) {
+        return Err(odd("revocations", "is of another enclave or era"));
+    }
+    if let Some(head) = &head {
+        let pinned = revocations.as_ref().map(|list| (list.revision, head_hash(list)));
+        if (head.era, head.enclave) != of || pinned != Some((head.revision, head.hash)) {
+            return Err(odd(
+                "head",
+                "is of another enclave or era, or pins other revocations than the bundle's",
+            ));
+        }
+    }
+    Ok((revocations, head))
 }

@@ -10,6 +10,9 @@ use super::{Enclave, IssueError};
 /// How long an epoch that a removal ended goes on admitting.
 pub const REMOVAL_GRACE: Duration = Duration::from_secs(10);
 
+/// Most epochs of a community that admit at one time.
+const MAX_LIVE: usize = 4;
+
 /// A community as its issuer has it.
 #[derive(Debug)]
 pub(super) struct CommunityRecord {
@@ -112,6 +115,7 @@ impl Enclave {
         entropy: &mut dyn Entropy,
     ) -> Result<Rolled, IssueError> {
         let now = self.advance(now)?;
+        self.community_mut(community)?.prune(now);
         let record = self.community(community)?;
         let (newest, last) = record
             .epochs
@@ -125,6 +129,13 @@ impl Enclave {
                     community: community.clone(),
                     epoch: newest,
                     activates: last,
+                });
+            }
+            Roll::Scheduled { .. } if record.epochs.len() >= MAX_LIVE => {
+                let until = record.epochs.iter().map(|e| e.manifest.retires).min().unwrap_or(now);
+                return Err(IssueError::TooManyEpochs {
+                    community: community.clone(),
+                    until,
                 });
             }
             Roll::Removal if !record.is_known_to_anybody(now.plus(REMOVAL_GRACE)) => {
@@ -146,6 +157,9 @@ impl Enclave {
             Roll::Removal => EpochKind::Removal,
         };
         self.end_epochs(community, retires)?;
+        // After removals in quick succession the oldest have no grace left: an epoch that no bundle names has retired.
+        let record = self.community_mut(community)?;
+        record.epochs.drain(..record.epochs.len().saturating_sub(MAX_LIVE - 1));
         let epoch = newest + 1;
         self.begin_epoch(community, epoch, activates, manifest_kind, entropy)?;
         Ok(Rolled {

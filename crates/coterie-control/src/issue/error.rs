@@ -67,6 +67,17 @@ pub enum IssueError {
         /// When it activates.
         activates: UnixTime,
     },
+    /// Scheduled rolls came faster than epochs retire.
+    #[error(
+        "community `{community}` has as many epochs that admit as a member can hold; the first retires at {}; roll again \
+         after that, or with kind removal", date::text(*.until)
+    )]
+    TooManyEpochs {
+        /// The community.
+        community: Name,
+        /// When the first of them retires.
+        until: UnixTime,
+    },
     /// The clock is behind an earlier run.
     #[error("the clock says {}, but this enclave was used at {}; set the clock", date::text(*.now), date::text(*.latest))]
     ClockBehind {

@@ -335,9 +335,8 @@ fn read_epoch_keys(text: &[u8], headers: &Headers) -> Result<EpochKeys, IssueErr
 
 fn signing_key(path: &'static str, label: &'static str, text: &[u8]) -> Result<SigningKey, IssueError> {
     let armoured = decode_armour(label, text).map_err(|error| damaged(path, error))?;
-    let seed = match armoured.body.split_first() {
-        Some((&VERSION, seed)) => seed,
-        Some(_) | None => return Err(damaged(path, format!("another version than {VERSION}"))),
+    let Some((&VERSION, seed)) = armoured.body.split_first() else {
+        return Err(damaged(path, format!("another version than {VERSION}")));
     };
     let key = Secret::from_slice(seed)
         .map(SigningKey::from_seed)

@@ -6,7 +6,7 @@
 //! communities get new keys by [`Enclave::roll`].
 //!
 //! Pure: time and randomness are arguments, files are bytes. The directory must never go back to an older state: serials
-//! and epochs would be used twice. After an operation that failed, the value is to be dropped and not written.
+//! and epochs would be used twice. So it is written before a bundle that was issued leaves it. After an operation that failed, the value is to be dropped and not written.
 
 mod assemble;
 mod epoch;
