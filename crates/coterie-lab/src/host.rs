@@ -143,11 +143,15 @@ impl Host {
         })?;
         let mac = MacAddr::of(self.0.number, number);
         let port = self.0.fabric.plug(&bridge.name, self.holder()?, interface, mac)?;
-        let mut script = format!(
-            "link set dev {interface} addrgenmode none up\n\
-             addr add {}/64 dev {interface} scope link nodad\n",
-            mac.link_local()
-        );
+        let mut script = format!("link set dev {interface} up\n");
+        // A kernel without IPv6 refuses the addresses that it is given, but is asked for none of its own.
+        if Path::new("/proc/sys/net/ipv6").exists() {
+            script = format!(
+                "link set dev {interface} addrgenmode none up\n\
+                 addr add {}/64 dev {interface} scope link nodad\n",
+                mac.link_local()
+            );
+        }
         for address in addresses {
             let nodad = if address.addr().is_ipv6() { " nodad" } else { "" };
             script += &format!("addr add {address} dev {interface}{nodad}\n");
@@ -191,7 +195,7 @@ impl Host {
         self.0.with(|namespace| namespace.run(work))?
     }
 
-    /// A program to run here.
+    /// A program to run here, in the directory `/`.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> HostCommand {
         HostCommand::new(self.clone(), program.as_ref())
@@ -273,7 +277,7 @@ impl Host {
         self.add_fault(interface, Fault::Duplication, percent)
     }
 
-    /// Captures what one of its interfaces receives and sends.
+    /// Captures what one of its Ethernet interfaces receives and sends.
     ///
     /// # Errors
     /// When the host has no such interface.

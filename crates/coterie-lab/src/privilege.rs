@@ -28,6 +28,9 @@ use crate::error::{LabError, Result};
 /// Says that a program is inside: `PID:DIRECTORY`. The process id keeps a child that inherits it from believing it.
 pub(crate) const INSIDE: &str = "COTERIE_LAB_INSIDE";
 
+/// Where TUN interfaces come from.
+const TUN: &str = "/dev/net/tun";
+
 /// Makes a test fail, rather than pass with a note, where namespaces cannot be made.
 const REQUIRED: &str = "COTERIE_LAB_REQUIRED";
 
@@ -66,6 +69,25 @@ impl Inside {
     #[must_use]
     pub fn is_mapped(&self) -> bool {
         self.mapped
+    }
+
+    /// Whether programs in here can make TUN interfaces.
+    ///
+    /// # Errors
+    /// [`LabError::Unavailable`] with the reason and the remedy.
+    pub fn check_tun(&self) -> Result<()> {
+        let Err(error) = fs::OpenOptions::new().read(true).write(true).open(TUN) else {
+            return Ok(());
+        };
+        let remedy = if error.kind() == io::ErrorKind::PermissionDenied && self.mapped {
+            "it is usually open to all users: `chmod 666 /dev/net/tun` as root, or run this as root"
+        } else {
+            "load the kernel module tun (`modprobe tun`), or give the container the device /dev/net/tun"
+        };
+        Err(LabError::Unavailable {
+            what: "a TUN interface".to_owned(),
+            why: format!("{TUN}: {error}; {remedy}"),
+        })
     }
 
     /// This program's place, when [`ensure_privileges`] has put it inside.

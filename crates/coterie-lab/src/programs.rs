@@ -16,7 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use http::{Fetch, Fetched, HttpServer};
+pub use http::{Fetch, Fetched, HttpProgram, HttpServer};
 pub use iperf::{IperfServer, Throughput, Transfer};
 pub use ping::{Ping, Pinged};
 pub use postgres::Postgres;

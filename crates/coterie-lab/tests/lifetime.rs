@@ -32,14 +32,23 @@ fn users() -> Vec<User> {
     }
 }
 
-fn pair(user: User, arguments: &[&str]) -> Child {
+fn example() -> PathBuf {
     let own = std::env::current_exe().expect("a test has a file");
     let pair = own
         .parent()
         .and_then(|deps| deps.parent())
         .expect("tests are in deps")
         .join("examples/pair");
-    assert!(pair.exists(), "{} is built with the tests", pair.display());
+    assert!(
+        pair.exists(),
+        "{} is missing: `cargo build -p coterie-lab --examples` makes it",
+        pair.display()
+    );
+    pair
+}
+
+fn pair(user: User, arguments: &[&str]) -> Child {
+    let pair = example();
     let mut command = match user {
         User::Own => Command::new(pair),
         User::Ordinary => {
@@ -56,6 +65,17 @@ fn pair(user: User, arguments: &[&str]) -> Child {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     command.spawn().expect("started")
+}
+
+/// A program that would stay when a test fails.
+struct Kept(Child);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // Both fail only when it has ended and been waited for.
+        let _: std::io::Result<()> = self.0.kill();
+        let _: std::io::Result<_> = self.0.wait();
+    }
 }
 
 /// Everything that the machine shows of labs, other than processes.
@@ -227,8 +247,8 @@ fn assert_nothing_left(before: &Machine, footprint: Option<&Footprint>, how: &st
 /// Lets the example come up and stay, does something to it, and expects it to end and to leave nothing.
 fn ends_by(user: User, how: &str, act: impl FnOnce(&mut Child)) -> ExitStatus {
     let before = Machine::look();
-    let mut supervisor = pair(user, &["--keep"]);
-    let stdout = supervisor.stdout.take().expect("a pipe");
+    let mut supervisor = Kept(pair(user, &["--keep"]));
+    let stdout = supervisor.0.stdout.take().expect("a pipe");
     let lines = BufReader::new(stdout).lines().map_while(Result::ok);
     let said: Vec<String> = lines.take_while(|line| !line.starts_with("up")).collect();
     assert!(
@@ -238,7 +258,7 @@ fn ends_by(user: User, how: &str, act: impl FnOnce(&mut Child)) -> ExitStatus {
     // The supervisor, setpriv become unshare, the first process, the program, the fabric and two hosts, a sleeper, and two
     // more with their shell, which may still be starting.
     let footprint = wait_for("all processes of the lab", DEADLINE, || {
-        Some(Footprint::of(supervisor.id())).filter(|footprint| footprint.processes.len() >= 11)
+        Some(Footprint::of(supervisor.0.id())).filter(|footprint| footprint.processes.len() >= 11)
     });
     let footprint = footprint.expect("they start");
     // Of the lab, the fabric and two hosts.
@@ -252,9 +272,9 @@ fn ends_by(user: User, how: &str, act: impl FnOnce(&mut Child)) -> ExitStatus {
         "{footprint:?}"
     );
     assert!(!footprint.left().is_empty());
-    act(&mut supervisor);
+    act(&mut supervisor.0);
     let status = wait_for(&format!("the end by {how}"), DEADLINE, || {
-        supervisor.try_wait().expect("waited")
+        supervisor.0.try_wait().expect("waited")
     });
     assert_nothing_left(&before, Some(&footprint), &format!("{user:?}, {how}"));
     status.expect("it ends")
@@ -322,8 +342,8 @@ fn after_any_of_its_processes_is_killed_nothing_is_left() {
 #[test]
 fn the_line_to_enter_a_host_works_for_who_started_the_lab() {
     for user in users() {
-        let mut supervisor = pair(user, &["--keep"]);
-        let stdout = supervisor.stdout.take().expect("a pipe");
+        let mut supervisor = Kept(pair(user, &["--keep"]));
+        let stdout = supervisor.0.stdout.take().expect("a pipe");
         let lines = BufReader::new(stdout)
             .lines()
             .map_while(Result::ok)
@@ -332,8 +352,8 @@ fn the_line_to_enter_a_host_works_for_who_started_the_lab() {
             .filter_map(|line| Some(line.strip_prefix("to be on ")?.split_once(": ")?.1.to_owned()))
             .collect();
         let names: Vec<String> = entries.iter().map(|entry| visit(user, entry)).collect();
-        send(supervisor.id(), Signal::TERM);
-        supervisor.wait().expect("waited");
+        send(supervisor.0.id(), Signal::TERM);
+        supervisor.0.wait().expect("waited");
         assert_eq!(
             names,
             ["web-1\nlo eth0 \n", "app-1\nlo eth0 \n"],
@@ -361,4 +381,31 @@ fn visit(user: User, line: &str) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
+}
+
+#[test]
+fn a_lab_inside_a_lab_is_as_good_as_any() {
+    coterie_lab::within_namespaces(|| {
+        let output = Command::new(example()).output().expect("started");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.starts_with("3 of 3 echoes"), "{said}");
+    });
+}
+
+#[test]
+fn where_namespaces_are_forbidden_the_error_names_the_setting() {
+    // A user namespace that allows none below it, and in it a root without any capability.
+    let forbid =
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --inh-caps=-all --bounding-set=-all \"$0\"";
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--", "sh", "-c", forbid])
+        .arg(example())
+        .output()
+        .expect("started");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("max_user_namespaces") && said.contains("as root"),
+        "{said}"
+    );
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use coterie_lab::programs::{Fetch, HttpServer, IperfServer, Ping, Postgres, SshServer, Transfer};
+use coterie_lab::programs::{Fetch, HttpProgram, HttpServer, IperfServer, Ping, Postgres, SshServer, Transfer};
 use coterie_lab::{Host, Lab, LabError, LabOptions, within_namespaces};
 
 /// Two hosts on a bridge, `client` first.
@@ -41,31 +41,41 @@ fn installed<T>(result: Result<T, LabError>) -> Option<T> {
 }
 
 #[test]
-fn curl_fetches_from_a_web_server_over_both_families() {
+fn curl_fetches_from_web_servers_over_both_families() {
     within_namespaces(|| {
         let (_lab, client, server) = pair();
-        let Some(http) = installed(HttpServer::start(&server, 80, &[("page", b"contents of the page")])) else {
-            return;
-        };
-        for address in both(&server) {
-            let Some(page) = installed(Fetch::new(http.url(address, "page")).from(&client)) else {
+        let files: [(&str, &[u8]); 2] = [("page", b"contents of the page"), ("below/page", b"another")];
+        for (program, port) in [(HttpProgram::Busybox, 80), (HttpProgram::Python, 8080)] {
+            let Some(http) = installed(HttpServer::start_with(program, &server, port, &files)) else {
                 return;
             };
-            assert!(page.is_success(), "{page:?}");
-            assert_eq!(page.body, "contents of the page");
-            let absent = Fetch::new(http.url(address, "absent"))
-                .from(&client)
-                .expect("curl runs");
-            assert_eq!((absent.status, absent.is_success()), (Some(404), false), "{absent:?}");
+            for address in both(&server) {
+                let fetch = |path: &str| installed(Fetch::new(http.url(address, path)).from(&client));
+                let Some(page) = fetch("page") else { return };
+                assert!(page.is_success(), "{page:?}");
+                assert_eq!(page.body, "contents of the page");
+                assert_eq!(fetch("below/page").expect("curl is installed").body, "another");
+                let absent = fetch("absent").expect("curl is installed");
+                assert_eq!((absent.status, absent.is_success()), (Some(404), false), "{absent:?}");
+            }
         }
-        http.child().kill().expect("the server ends");
-        let refused = Fetch::new(http.url(both(&server)[0], "page"))
-            .from(&client)
-            .expect("curl runs");
-        assert!(refused.is_refused() && !refused.is_timeout(), "{refused:?}");
+    });
+}
 
-        server.link_down("eth0").expect("the link goes down");
+#[test]
+fn curl_tells_a_refusal_from_silence() {
+    within_namespaces(|| {
+        let (_lab, client, server) = pair();
+        let Some(http) = installed(HttpServer::start(&server, 80, &[])) else {
+            return;
+        };
+        http.child().kill().expect("the server ends");
         let fetch = Fetch::new(http.url(both(&server)[0], "page")).timeout(Duration::from_millis(300));
+        let Some(refused) = installed(fetch.from(&client)) else {
+            return;
+        };
+        assert!(refused.is_refused() && !refused.is_timeout(), "{refused:?}");
+        server.link_down("eth0").expect("the link goes down");
         let silence = fetch.from(&client).expect("curl runs");
         assert!(silence.is_timeout() && !silence.is_refused(), "{silence:?}");
     });

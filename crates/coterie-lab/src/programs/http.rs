@@ -7,6 +7,24 @@ use crate::command::Child;
 use crate::error::{LabError, Result};
 use crate::host::Host;
 
+/// Who serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpProgram {
+    /// `busybox httpd`.
+    Busybox,
+    /// `python3 -m http.server`.
+    Python,
+}
+
+impl HttpProgram {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Busybox => "busybox",
+            Self::Python => "python3",
+        }
+    }
+}
+
 /// A web server that serves files, on every address of its host.
 #[derive(Debug, Clone)]
 pub struct HttpServer {
@@ -15,29 +33,35 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Starts one that serves the given files, by path without a leading slash, and waits until it listens.
+    /// Starts whichever program is installed, to serve the given files, by path without a leading slash, and waits until
+    /// it listens.
     ///
     /// # Errors
     /// [`LabError::Missing`] when neither `busybox` nor `python3` is installed; when the port is taken.
     pub fn start(host: &Host, port: u16, files: &[(&str, &[u8])]) -> Result<Self> {
+        let both = [HttpProgram::Busybox, HttpProgram::Python];
+        let installed = both.into_iter().find(|program| super::find(program.name()).is_some());
+        Self::start_with(installed.unwrap_or(HttpProgram::Busybox), host, port, files)
+    }
+
+    /// As [`Self::start`], with a given program.
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] when it is not installed; when the port is taken.
+    pub fn start_with(program: HttpProgram, host: &Host, port: u16, files: &[(&str, &[u8])]) -> Result<Self> {
         let root = host.directory().join(format!("http-{port}"));
         std::fs::create_dir_all(&root).map_err(LabError::io(format!("create {}", root.display())))?;
         for (path, contents) in files {
             host.write_file(root.join(path), contents)?;
         }
         let port_text = port.to_string();
-        let command = if super::find("busybox").is_some() {
-            host.command("busybox")
-                .args(["httpd", "-f", "-p", &port_text, "-h"])
+        let command = host.command(program.name());
+        let command = match program {
+            HttpProgram::Busybox => command.args(["httpd", "-f", "-p", &port_text, "-h"]).arg(&root),
+            HttpProgram::Python => command
+                .args(["-m", "http.server", "--bind", "::", "--directory"])
                 .arg(&root)
-        } else if super::find("python3").is_some() {
-            let arguments = ["-m", "http.server", "--bind", "::", "--directory"];
-            host.command("python3").args(arguments).arg(&root).arg(&port_text)
-        } else {
-            return Err(LabError::Missing {
-                program: "busybox".to_owned(),
-                package: "busybox".to_owned(),
-            });
+                .arg(&port_text),
         };
         let child = command.spawn()?;
         super::wait_until_listening(&child, port)?;
