@@ -125,6 +125,23 @@ fn a_leaked_community_key_opens_no_other_bundle() {
             "{error}"
         );
     }
+
+    // Nor does any community key unwrap another: label, epoch and wrapped key stand at the extension's end.
+    let (web, app) = (site.open_now("web-1"), site.open_now("app-1"));
+    let certificate = x509_parser::parse_x509_certificate(&app.bundle_certificate).unwrap().1;
+    let oid = x509_parser::asn1_rs::Oid::from(&[2, 25, 10_924_977_473_235_225_402, 1]).unwrap();
+    let extension = certificate.get_extension_unique(&oid).unwrap().unwrap();
+    let wrapped = &extension.value[extension.value.len() - 64 * app.keys.len()..];
+    let candidates: Vec<_> = web.keys.iter().chain(&app.keys).map(|k| &k.key).collect();
+    for (entry, key) in wrapped.chunks(64).zip(&app.keys) {
+        assert_eq!(entry[16..24], key.epoch.to_be_bytes());
+        let entry: &[u8; 40] = entry[24..].try_into().unwrap();
+        assert!(
+            candidates
+                .iter()
+                .all(|candidate| coterie_crypto::wrap::unwrap(candidate, entry).is_err())
+        );
+    }
 }
 
 #[test]

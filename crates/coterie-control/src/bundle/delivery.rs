@@ -66,12 +66,14 @@ pub(crate) fn seal(
     entropy: &mut dyn Entropy,
 ) -> Result<Vec<u8>, Refused> {
     let kek = Secret::<32>::draw(entropy);
-    let mut w = Writer::new();
-    w.bytes(kek.expose()).u8(count(labels.len()));
+    // Room for everything at once: a buffer that grows leaves copies of secrets behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(33 + 32 * labels.len()));
+    text.extend_from_slice(kek.expose());
+    text.push(count(labels.len()));
     for (label, tag) in labels {
-        w.bytes(label).bytes(&tag.0);
+        text.extend_from_slice(label);
+        text.extend_from_slice(&tag.0);
     }
-    let text = Zeroizing::new(w.into_bytes());
     let (encapsulated, sealed) = hpke::seal(sealing_key, &address.purpose(), &address.owner(), &text, entropy)?;
 
     let mut w = Writer::new();

@@ -374,3 +374,97 @@ fn repeat<'a, T>(
     }
     (0..count).map(|_| one(r)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use coterie_crypto::Secret;
+    use coterie_model::{EnclaveId, Signed};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn whole() -> (Front, Content, SigningKey) {
+        let key = SigningKey::from_seed(Secret::new([1; 32]));
+        let authority = Authority {
+            era: 1,
+            enclave: EnclaveId([2; 16]),
+            name: name("shop"),
+            statement_key: key.verifying_key(),
+            not_after: UnixTime(9),
+        };
+        let front = Front {
+            root: key.verifying_key(),
+            authority: Unverified::parse(Signed::sign(authority, &key).bytes()).unwrap(),
+            name: name("web-1"),
+            serial: 3,
+            issued: UnixTime(4),
+            not_after: UnixTime(5),
+        };
+        let content = Content {
+            member: MemberId([6; 16]),
+            static_key: [7; 32],
+            freshness: Freshness::Heads,
+            port: 4747,
+            mtu: Some(1400),
+            gateways: vec!["192.0.2.1:4747".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()],
+            pools: vec![Prefix::new("10.0.0.0".parse().unwrap(), 8).unwrap()],
+            template: TemplateSettings {
+                name: name("web"),
+                lockdown: true,
+                forkable: false,
+                roaming: true,
+                returning: Return::Ticket,
+                suites: vec![Suite::Aes256Gcm, Suite::Aes256GcmSiv],
+                preferred: Some(Suite::Aes256GcmSiv),
+                exclude: vec![name("spy")],
+            },
+            root_certificate: vec![8; 300],
+            bundle_certificate: vec![9; 2000],
+            identity_certificate: vec![10; 500],
+            statements: vec![vec![11; 200], vec![12; 200]],
+            manifests: vec![vec![13; 150]],
+            revocations: Some(vec![14; 100]),
+            head: Some(vec![15; 100]),
+            views: vec![SealedView {
+                label: [16; 16],
+                epoch: 17,
+                query: [18; 40],
+                nonce: [19; 12],
+                sealed: vec![20; 99],
+            }],
+        };
+        (front, content, key)
+    }
+
+    #[test]
+    fn a_bundle_comes_back_field_by_field() {
+        let (front, content, key) = whole();
+        let bytes = encode(&front, &content, &key);
+        assert_eq!(decode_front(&bytes).unwrap(), front);
+        let (back, at) = decode_content(&bytes).unwrap();
+        assert_eq!(back, content);
+        let field = |at: usize, length: usize| &bytes[at..at + length];
+        assert_eq!(field(at.serial, 8), 3_u64.to_be_bytes());
+        assert_eq!(field(at.not_after, 8), 5_u64.to_be_bytes());
+        assert_eq!(field(at.static_key, 32), [7; 32]);
+        assert_eq!(field(at.root_certificate + 2, 300), [8; 300]);
+        assert_eq!(field(at.bundle_certificate + 2, 2000), [9; 2000]);
+        assert_eq!(field(at.identity_certificate + 2, 500), [10; 500]);
+    }
+
+    #[test]
+    fn cut_and_extended_bundles_are_refused_even_where_their_length_is_mended() {
+        let (front, content, key) = whole();
+        let bytes = encode(&front, &content, &key);
+        for length in 5..bytes.len() + 3 {
+            let mut other = bytes.clone();
+            other.resize(length, 0);
+            assert_eq!(decode_content(&other).is_ok(), length == bytes.len());
+            other[1..5].copy_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+            assert_eq!(decode_content(&other).is_ok(), length == bytes.len(), "{length} bytes");
+        }
+    }
+}

@@ -57,12 +57,14 @@ impl Keys {
     /// The keys file. Secret: mode 0600.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
-        let mut w = Writer::new();
-        w.u8(VERSION).name(&self.name);
-        w.bytes(self.static_private.expose())
-            .bytes(self.opening.expose())
-            .bytes(self.identity.expose());
-        let mut body = Zeroizing::new(w.into_bytes());
+        let mut front = Writer::new();
+        front.u8(VERSION).name(&self.name);
+        // Room for everything at once: a buffer that grows leaves copies of secrets behind.
+        let mut body = Zeroizing::new(Vec::with_capacity(256));
+        body.extend_from_slice(&front.into_bytes());
+        for secret in [&self.static_private, &self.opening, &self.identity] {
+            body.extend_from_slice(secret.expose());
+        }
         let sum = checksum(&body);
         body.extend_from_slice(&sum);
         armour::encode(LABEL, &headers(&self.name), &body)

@@ -500,11 +500,10 @@ fn verify<T: SignedObject>(
         .map_err(|_refused| odd("has a signature that does not check"))
 }
 
+type Lists = (Option<Signed<Revocations>>, Option<Signed<Head>>);
+
 /// Revocations and head, which pins them.
-fn lists(
-    content: &Content,
-    authority: &Signed<Authority>,
-) -> Result<(Option<Signed<Revocations>>, Option<Signed<Head>>), BundleError> {
+fn lists(content: &Content, authority: &Signed<Authority>) -> Result<Lists, BundleError> {
     let odd = |field, reason| BundleError::Inconsistent {
         field,
         number: 1,

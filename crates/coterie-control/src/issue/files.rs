@@ -22,7 +22,7 @@ use coterie_crypto::{
 };
 use coterie_model::{
     Authority, CommunityTag, Manifest, MemberId, Name, Reader, Serial, Signed, SignedObject, Statement, UnixTime,
-    Unverified, Writer, commitment,
+    Unverified, commitment,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -239,13 +239,17 @@ impl Enclave {
             .flat_map(|c| &c.epochs)
             .filter_map(EpochRecord::epoch_key)
             .collect();
-        let mut w = Writer::new();
-        w.u8(VERSION)
-            .u32(u32::try_from(keys.len()).expect("far fewer epochs than 2^32 fit into memory"));
+        let count = u32::try_from(keys.len()).expect("far fewer epochs than 2^32 fit into memory");
+        // Room for everything at once: a buffer that grows leaves copies of secrets behind.
+        let mut body = Zeroizing::new(Vec::with_capacity(5 + 56 * keys.len()));
+        body.push(VERSION);
+        body.extend_from_slice(&count.to_be_bytes());
         for key in &keys {
-            w.bytes(&key.tag.0).u64(key.epoch).bytes(key.key.expose());
+            body.extend_from_slice(&key.tag.0);
+            body.extend_from_slice(&key.epoch.to_be_bytes());
+            body.extend_from_slice(key.key.expose());
         }
-        Zeroizing::new(w.into_bytes())
+        body
     }
 }
 
