@@ -263,7 +263,7 @@ fn faults_of_an_interface_come_out_at_their_share() {
 }
 
 #[test]
-fn an_impaired_wire_delays_loses_doubles_and_reorders_by_its_seed() {
+fn an_impaired_wire_delays_loses_doubles_and_reorders() {
     within_namespaces(|| {
         let lab = lab();
         let (one, two) = (
