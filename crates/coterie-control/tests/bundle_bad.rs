@@ -5,7 +5,7 @@ mod bundle_site;
 use bundle_site::{LEASE, NOW, Site, armour, disarm, later, name};
 use coterie_control::bundle::{Bundle, BundleError, Keys, Request, to_pem};
 use coterie_crypto::{Secret, sign::SigningKey};
-use coterie_model::UnixTime;
+use coterie_model::{Manifest, Signed, SignedObject, Statement, UnixTime};
 use proptest::prelude::*;
 
 /// The newest bundle of web-1, to be spoiled, and what opens it.
@@ -37,6 +37,32 @@ impl Case {
         bundle
             .open(&self.site.keys[self.keys], Some(self.trust), self.now, self.floor)
             .map(|_opened| ())
+    }
+
+    /// The key that signs statements and bundles, out of the enclave directory.
+    fn statement_key(&self) -> SigningKey {
+        let files = bundle_site::stored(&self.site.enclave);
+        let text = core::str::from_utf8(&files["statement.key"]).expect("it is text");
+        SigningKey::from_seed(Secret::from_slice(&disarm(text).1[1..]).expect("version and seed"))
+    }
+
+    /// Puts another signed object of the same length in the place of one, and signs the bundle anew.
+    fn replace<T: SignedObject + Clone>(&mut self, old: &Signed<T>, change: impl FnOnce(&mut T)) {
+        let key = self.statement_key();
+        let mut value = T::clone(old);
+        change(&mut value);
+        let new = Signed::sign(value, &key);
+        assert_eq!(new.bytes().len(), old.bytes().len());
+        self.spoil(|body| {
+            body.truncate(body.len() - 64);
+            let at = body
+                .windows(old.bytes().len())
+                .position(|w| w == old.bytes())
+                .expect("it stands in the bundle");
+            body[at..at + old.bytes().len()].copy_from_slice(new.bytes());
+            let signature = key.sign("coterie/1 bundle", body);
+            body.extend_from_slice(&signature);
+        });
     }
 
     /// Changes the object inside, and leaves the file around it whole.
@@ -124,6 +150,56 @@ fn a_bundle_of_another_enclave_with_the_same_names_is_foreign() {
 }
 
 #[test]
+fn signed_objects_that_contradict_each_other_are_refused() {
+    let opened = Case::new().site.open_now("web-1");
+    let (statement, manifest) = (&opened.statements[0], &opened.manifests[0]);
+    let refused = |replace: &dyn Fn(&mut Case)| {
+        let mut case = Case::new();
+        replace(&mut case);
+        match case.open() {
+            Err(BundleError::Inconsistent { field, number, reason }) => format!("{field} {number} {reason}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let of_statement = |change: fn(&mut Statement)| refused(&|case| case.replace(statement, change));
+    let of_manifest = |change: fn(&mut Manifest)| refused(&|case| case.replace(manifest, change));
+    assert_eq!(
+        of_statement(|s| s.static_key = [1; 32]),
+        "statements 1 is about another member"
+    );
+    assert_eq!(
+        of_statement(|s| s.member.0 = [1; 16]),
+        "statements 1 is about another member"
+    );
+    assert_eq!(
+        of_statement(|s| s.name = name("web-2")),
+        "statements 1 has another member name"
+    );
+    assert_eq!(of_statement(|s| s.era = 2), "statements 1 is of another enclave or era");
+    assert_eq!(
+        of_statement(|s| s.enclave.0 = [1; 16]),
+        "statements 1 is of another enclave or era"
+    );
+    let reason = of_statement(|s| s.tag.0 = [1; 16]);
+    assert!(
+        reason.ends_with("is of a community that the member is not stated to be in"),
+        "{reason}"
+    );
+    assert_eq!(of_manifest(|m| m.era = 2), "manifests 1 is of another enclave or era");
+    let reason = of_manifest(|m| m.commitment = [1; 32]);
+    assert!(
+        reason.ends_with("is not the key that its manifest commits to"),
+        "{reason}"
+    );
+    let reason = of_manifest(|m| m.epoch = 2);
+    assert!(reason.ends_with("has no manifest"), "{reason}");
+    // The same change with nothing changed is a good bundle: it is the change that is refused.
+    let mut case = Case::new();
+    case.replace(statement, |_statement| ());
+    assert_eq!(case.open(), Ok(()));
+}
+
+#[test]
 fn every_flipped_byte_is_refused() {
     let mut case = Case::new();
     let good = case.bundle.clone();
@@ -189,10 +265,7 @@ proptest! {
 #[test]
 fn signed_nonsense_is_refused_or_harmless() {
     let case = Case::new();
-    let files = bundle_site::stored(&case.site.enclave);
-    let key_file = core::str::from_utf8(&files["statement.key"]).expect("it is text");
-    let seed = Secret::from_slice(&disarm(key_file).1[1..]).expect("version and seed");
-    let statement_key = SigningKey::from_seed(seed);
+    let statement_key = case.statement_key();
     let (headers, good) = disarm(&case.bundle);
     let content_at = 256;
     let signed_at = good.len() - 64;
