@@ -41,7 +41,7 @@ const PROGRAMS: [(&str, &str); 17] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("curl", "curl"),
-    ("busybox", "busybox"),
+    ("busybox", "busybox-static"),
     ("python3", "python3-minimal"),
     ("ping", "iputils-ping"),
     ("iperf3", "iperf3"),
@@ -57,11 +57,13 @@ const PROGRAMS: [(&str, &str); 17] = [
 /// one is enough.
 #[must_use]
 pub fn missing() -> Vec<(&'static str, &'static str)> {
-    let serves_http = find("busybox").is_some() || find("python3").is_some();
+    let serves_http = [HttpProgram::Busybox, HttpProgram::Python]
+        .iter()
+        .any(|program| program.is_installed());
     PROGRAMS
         .into_iter()
         .filter(|(program, _)| *program != "python3" && !(*program == "busybox" && serves_http))
-        .filter(|(program, _)| find(program).is_none())
+        .filter(|(program, _)| find(program).is_none() || (*program == "busybox" && !serves_http))
         .collect()
 }
 

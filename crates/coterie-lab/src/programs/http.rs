@@ -1,6 +1,7 @@
 //! HTTP: busybox or Python serves, curl asks.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::command::Child;
@@ -23,6 +24,23 @@ impl HttpProgram {
             Self::Python => "python3",
         }
     }
+
+    /// Whether it is installed and can serve: distributions build busybox with and without its web server.
+    #[must_use]
+    pub fn is_installed(self) -> bool {
+        let Some(program) = super::find(self.name()) else {
+            return false;
+        };
+        match self {
+            Self::Busybox => Command::new(program).arg("--list").output().is_ok_and(|output| {
+                output
+                    .stdout
+                    .split(|byte| *byte == b'\n')
+                    .any(|applet| applet == b"httpd")
+            }),
+            Self::Python => true,
+        }
+    }
 }
 
 /// A web server that serves files, on every address of its host.
@@ -40,7 +58,7 @@ impl HttpServer {
     /// [`LabError::Missing`] when neither `busybox` nor `python3` is installed; when the port is taken.
     pub fn start(host: &Host, port: u16, files: &[(&str, &[u8])]) -> Result<Self> {
         let both = [HttpProgram::Busybox, HttpProgram::Python];
-        let installed = both.into_iter().find(|program| super::find(program.name()).is_some());
+        let installed = both.into_iter().find(|program| program.is_installed());
         Self::start_with(installed.unwrap_or(HttpProgram::Busybox), host, port, files)
     }
 
@@ -49,6 +67,13 @@ impl HttpServer {
     /// # Errors
     /// [`LabError::Missing`] when it is not installed; when the port is taken.
     pub fn start_with(program: HttpProgram, host: &Host, port: u16, files: &[(&str, &[u8])]) -> Result<Self> {
+        if !program.is_installed() {
+            let (program, package) = (program.name(), super::package_of(program.name()));
+            return Err(LabError::Missing {
+                program: program.to_owned(),
+                package: package.to_owned(),
+            });
+        }
         let root = host.directory().join(format!("http-{port}"));
         std::fs::create_dir_all(&root).map_err(LabError::io(format!("create {}", root.display())))?;
         for (path, contents) in files {
