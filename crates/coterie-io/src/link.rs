@@ -11,14 +11,13 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::netlink::Netlink;
 
+mod address;
 mod route;
 mod rule;
 
@@ -115,12 +114,14 @@ impl Links {
         Ok(links)
     }
 
-    /// Switches the interface on.
+    /// Switches the interface on. When it returns, the addresses that [`Links::add_address`] gave it receive, if the
+    /// interface has a carrier by then.
     ///
     /// # Errors
-    /// `NotFound`; `PermissionDenied` without `CAP_NET_ADMIN`.
+    /// `NotFound`; `PermissionDenied` without `CAP_NET_ADMIN`; `TimedOut` when an address did not begin to receive.
     pub fn set_up(&mut self, name: &str) -> io::Result<()> {
-        self.switch(name, LinkFlags::Up)
+        self.switch(name, LinkFlags::Up)?;
+        self.await_addresses(name)
     }
 
     /// Switches the interface off. Its routes vanish.
@@ -219,62 +220,6 @@ impl Links {
         result.map_err(|error| context(&format!("cannot remove the interface {name:?}"), &error))
     }
 
-    /// Gives the interface an address; its prefix becomes a route of the main table. An IPv6 address can be used at once:
-    /// the kernel does not ask the link first whether somebody has it.
-    ///
-    /// # Errors
-    /// `AlreadyExists`; `NotFound` for the interface; `PermissionDenied` without `CAP_NET_ADMIN`.
-    pub fn add_address(&mut self, name: &str, address: IpNet) -> io::Result<()> {
-        let mut message = AddressMessage::default();
-        message.header.family = family_of(address.addr());
-        message.header.prefix_len = address.prefix_len();
-        message.header.scope = AddressScope::Universe;
-        message.header.index = self.index(name)?;
-        message.attributes.push(AddressAttribute::Local(address.addr()));
-        message.attributes.push(AddressAttribute::Address(address.addr()));
-        if address.addr().is_ipv6() {
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        }
-        let result = self
-            .netlink
-            .request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL);
-        result.map_err(|error| context(&format!("cannot give {address} to the interface {name:?}"), &error))
-    }
-
-    /// Takes an address from the interface.
-    ///
-    /// # Errors
-    /// `AddrNotAvailable` when it does not have it; else as [`Links::add_address`].
-    pub fn del_address(&mut self, name: &str, address: IpNet) -> io::Result<()> {
-        let mut message = AddressMessage::default();
-        message.header.family = family_of(address.addr());
-        message.header.prefix_len = address.prefix_len();
-        message.header.index = self.index(name)?;
-        message.attributes.push(AddressAttribute::Local(address.addr()));
-        let result = self.netlink.request(RouteNetlinkMessage::DelAddress(message), 0);
-        result.map_err(|error| context(&format!("cannot take {address} from the interface {name:?}"), &error))
-    }
-
-    /// Addresses of the interface with their prefix lengths, sorted. Those that the kernel still asks the link about count.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub fn addresses(&mut self, name: &str) -> io::Result<Vec<IpNet>> {
-        let index = self.index(name)?;
-        let found = self
-            .netlink
-            .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
-        let mut addresses: Vec<IpNet> = found
-            .iter()
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewAddress(address) if address.header.index == index => network_of(address),
-                _ => None,
-            })
-            .collect();
-        addresses.sort_unstable();
-        Ok(addresses)
-    }
-
     /// Keeps the kernel from giving the interface a link-local IPv6 address of its own, and so from announcing it. Call it
     /// before the interface is switched on.
     ///
@@ -326,18 +271,6 @@ fn describe(message: &LinkMessage) -> Link {
         }
     }
     link
-}
-
-fn network_of(message: &AddressMessage) -> Option<IpNet> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    let plain = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    });
-    IpNet::new(local.or(plain)?, message.header.prefix_len).ok()
 }
 
 fn family_of(address: IpAddr) -> AddressFamily {

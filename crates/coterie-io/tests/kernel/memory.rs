@@ -136,6 +136,8 @@ fn the_service_manager_is_given_a_descriptor_and_gives_it_back() {
     let kept = kept.next().expect("a descriptor came with it");
 
     // LISTEN_PID is the child's own number, which a shell that becomes the child knows.
+    // Not 3 itself, which would stay close-on-exec.
+    let kept = rustix::io::fcntl_dupfd_cloexec(&kept, 10).expect("a descriptor is left");
     let number = kept.as_raw_fd();
     let restore = child(test, "restore");
     let mut shell = Command::new("sh");

@@ -9,6 +9,7 @@ use coterie_io::tun::{BATCH, PacketBatch, Tun};
 use coterie_io::udp::{Failures, RecvBatch, SendBatch, UdpOptions, UdpPort};
 
 use crate::namespace::{LONG, inside, may_open_tun, namespace, readable, with_namespaces};
+use crate::wire::is_udp;
 
 fn tun(namespace: &NetNs, addresses: &[&str]) -> Tun {
     inside(namespace, || {
@@ -26,16 +27,18 @@ fn tun(namespace: &NetNs, addresses: &[&str]) -> Tun {
     })
 }
 
-/// Carries packets from one TUN to the other until `count` have gone over.
+/// Carries packets from one TUN to the other until `count` of UDP have gone over. The kernel sends reports of IPv6
+/// multicast groups besides, when it likes.
 fn carry(from: &mut Tun, to: &mut Tun, count: usize) -> usize {
     let mut batch = PacketBatch::new(1_400);
     let mut carried = 0;
     while carried < count {
         assert!(readable(&*from, LONG), "{carried} of {count} packets came");
-        carried += from.recv(&mut batch).expect("received");
+        from.recv(&mut batch).expect("received");
         for packet in batch.packets_mut() {
             assert_eq!(packet.segment_size(), 0);
             to.send(packet.bytes()).expect("sent");
+            carried += usize::from(is_udp(packet.bytes()));
         }
     }
     carried
@@ -81,7 +84,12 @@ fn packets_go_from_tun_to_tun_and_back() {
             let mut bytes = [0; 16];
             assert_eq!(client.recv(&mut bytes).expect("received"), 6);
         }
-        assert_eq!(tun_here.recv(&mut PacketBatch::new(1_400)).expect("nothing waits"), 0);
+        let mut batch = PacketBatch::new(1_400);
+        tun_here.recv(&mut batch).expect("received");
+        assert!(
+            batch.packets_mut().all(|packet| !is_udp(packet.bytes())),
+            "a packet came twice"
+        );
         assert_eq!(tun_here.oversized(), 0);
     });
 }

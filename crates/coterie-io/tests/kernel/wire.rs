@@ -37,6 +37,12 @@ fn transport(version: u8, protocol: u8, header: &[u8]) -> String {
     }
 }
 
+/// Whether an IP packet carries UDP.
+pub(crate) fn is_udp(packet: &[u8]) -> bool {
+    let protocol = if packet[0] >> 4 == 4 { packet[9] } else { packet[6] };
+    protocol == 17
+}
+
 /// Whether anybody may send it: address resolution and neighbour discovery.
 pub(crate) fn is_resolution(kind: &str) -> bool {
     matches!(kind, "arp" | "nd 133" | "nd 135" | "nd 136")
