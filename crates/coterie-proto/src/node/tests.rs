@@ -559,6 +559,36 @@ fn an_excluded_listener_moves_the_choice() {
 }
 
 #[test]
+fn a_member_that_left_a_community_is_no_listener_there_any_more() {
+    let e = Enclave::new();
+    let spec = |n| Spec {
+        n,
+        communities: &[1, 2],
+    };
+    let mut node = e.node_with(&spec(1), &[spec(2), spec(3)], Instant::ZERO, |c| {
+        c.exclude = vec![name(3)]
+    });
+    assert_eq!(
+        node.choose_for(node.by_name[&name(2)], Instant::ZERO),
+        Err(DropReason::NoCommonCommunity)
+    );
+    let moved = DirectoryEntry {
+        name: name(3),
+        communities: vec![CommunityTag([1; 16])],
+        addresses: vec![Prefix::host(inside(3)).unwrap()],
+        endpoints: vec![outside(3)],
+        statements: vec![e.statement(3, 1, 2, HOUR)],
+    };
+    let update = Update {
+        directory: vec![moved],
+        ..Update::default()
+    };
+    node.handle_update(update, Instant::ZERO);
+    let chosen = node.choose_for(node.by_name[&name(2)], Instant::ZERO);
+    assert_eq!(chosen, Ok(CommunityTag([2; 16])));
+}
+
+#[test]
 fn a_fork_erases_everything() {
     let mut w = pair(&[1], &[1]);
     w.send(1, 2, b"one");

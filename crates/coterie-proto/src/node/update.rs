@@ -54,6 +54,12 @@ impl Node {
             self.table.insert(*prefix, id);
         }
         let peer = &mut self.peers[id];
+        // A member that has left a community still has its old statement, which nothing revokes. Where the directory knows
+        // newer ones of it, what it does not list any more is over.
+        if let Some(newest) = entry.statements.iter().map(|s| s.serial).max() {
+            peer.statements
+                .retain(|s| entry.communities.contains(&s.tag) || s.serial > newest);
+        }
         peer.communities = entry.communities;
         peer.endpoints = entry.endpoints;
         peer.addresses = entry.addresses;
