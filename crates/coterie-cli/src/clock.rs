@@ -27,7 +27,7 @@ pub(crate) fn date(t: UnixTime) -> String {
 
 /// `in 59 min` or `3 s ago`.
 pub(crate) fn relative(t: UnixTime, now: UnixTime) -> String {
-    if t >= now {
+    if t > now {
         format!("in {}", span(t.since(now)))
     } else {
         format!("{} ago", span(now.since(t)))

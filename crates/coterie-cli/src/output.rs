@@ -98,12 +98,11 @@ fn is_wanted() -> bool {
 
 /// `1 member`, `2 members`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
-    let ending = match (number, noun.strip_suffix('y')) {
-        (1, _) => return format!("1 {noun}"),
-        (_, Some(stem)) => return format!("{number} {stem}ies"),
-        (_, None) => "s",
-    };
-    format!("{number} {noun}{ending}")
+    match noun.strip_suffix('y').filter(|stem| !stem.ends_with(['a', 'e', 'o'])) {
+        _ if number == 1 => format!("1 {noun}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None => format!("{number} {noun}s"),
+    }
 }
 
 /// Bytes in hexadecimal.
@@ -138,6 +137,7 @@ mod tests {
         assert_eq!(count(1, "community"), "1 community");
         assert_eq!(count(2, "community"), "2 communities");
         assert_eq!(count(0, "member"), "0 members");
+        assert_eq!(count(0, "key"), "0 keys");
         assert_eq!(hex(&[0, 255]), "00ff");
     }
 

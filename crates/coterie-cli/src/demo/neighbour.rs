@@ -1,0 +1,259 @@
+//! The neighbour: what he sees, and what comes back when he sends.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, ensure};
+use coterie_lab::programs::{Fetch, Ping};
+use coterie_lab::{Frame, Kind, Mutation, Network};
+
+use super::{
+    report::Report,
+    world::{Machine, PORT, World},
+};
+
+/// Random datagrams that he sends.
+const RANDOM: u64 = 100_000;
+/// Replayed and mutated handshakes that he sends.
+const REPLAYS: u64 = 10_000;
+/// First bytes of a handshake's messages: initiation, response, cookie (WIRE section 3).
+const HANDSHAKE: std::ops::RangeInclusive<u8> = 1..=3;
+/// Ports that he tries: of what runs on the machines, and the usual ones.
+const PORTS: [u16; 10] = [22, 80, 443, PORT, 5201, 5432, 8080, 2222, 1, 65535];
+
+pub(super) fn check(world: &World, report: &mut Report) {
+    report.section("The neighbour sees and gets nothing");
+    report.check("clear text from locked machines", || clear_text(world));
+    report.check("frames of the whole run", || canaries(world));
+    report.check("kinds of frames from locked machines", || kinds(world));
+    report.check("connections to the machines' ports", || scan(world));
+    report.check("replayed and mutated handshakes", || replays(world));
+    report.check("random datagrams", || random(world));
+    report.check("after all that", || still_works(world));
+}
+
+/// Programs on locked machines try to speak in the clear.
+fn clear_text(world: &World) -> anyhow::Result<String> {
+    let since = now()?;
+    let (from, to) = (world.machine("web-1")?, world.machine("app-1")?);
+    let targets = [
+        to.host.ipv4(),
+        to.host.ipv6(),
+        world.neighbour.host().ipv4(),
+        world.neighbour.host().ipv6(),
+    ];
+    let mut tried = 0_u32;
+    for address in targets.into_iter().flatten() {
+        let url = match address {
+            IpAddr::V4(address) => format!("http://{address}:8080/page"),
+            IpAddr::V6(address) => format!("http://[{address}]:8080/page"),
+        };
+        let fetched = Fetch::new(url)
+            .timeout(Duration::from_secs(1))
+            .header(&world.canary)
+            .from(&from.host)?;
+        ensure!(!fetched.is_success(), "curl reached {address} in the clear");
+        let pinged = Ping::new(address)
+            .timeout(Duration::from_millis(300))
+            .canary(world.canary.as_bytes());
+        ensure!(
+            !pinged.from(&from.host)?.is_success(),
+            "ping reached {address} in the clear"
+        );
+        tried += 2;
+    }
+    let left = world.neighbour.capture().frames();
+    let left = left
+        .iter()
+        .filter(|frame| frame.time >= since)
+        .filter_map(|frame| frame.parse());
+    let left = left
+        .filter(|frame| frame.source == from.host.mac() && !is_allowed(frame.kind()))
+        .count();
+    ensure!(left == 0, "{left} frames left web-1 in the clear");
+    Ok(format!(
+        "{tried} attempts by curl and ping on web-1, as root; 0 frames left it"
+    ))
+}
+
+/// Not one canary in all that passed.
+fn canaries(world: &World) -> anyhow::Result<String> {
+    let capture = world.neighbour.capture();
+    let (frames, bytes) = capture.totals();
+    let sightings = capture.sightings(&world.canary);
+    ensure!(
+        sightings == 0,
+        "the canary was seen {sightings} times in {frames} frames"
+    );
+    ensure!(frames > 1000, "only {frames} frames were seen at all");
+    let lost = capture.lost();
+    ensure!(
+        lost == 0,
+        "{lost} frames passed too fast for the capture, so that nothing can be said about them"
+    );
+    Ok(format!(
+        "{frames} frames, {} captured, 0 bytes of the canary that every flow carried",
+        crate::output::bytes(bytes)
+    ))
+}
+
+fn kinds(world: &World) -> anyhow::Result<String> {
+    let capture = world.neighbour.capture().kinds();
+    let (mut sealed, mut discovery) = (0, 0);
+    let mut others: BTreeMap<String, u64> = BTreeMap::new();
+    for ((source, kind), (frames, _)) in &capture {
+        let Some(machine) = world.machines.iter().find(|machine| machine.host.mac() == *source) else {
+            continue;
+        };
+        let before = world.locked.get(&(*source, *kind)).map_or(0, |(frames, _)| *frames);
+        let since = frames - before;
+        if kind.is_udp_to(PORT) {
+            sealed += since;
+        } else if kind.is_discovery() {
+            discovery += since;
+        } else if since > 0 {
+            *others.entry(format!("{kind} from {}", machine.name())).or_default() += since;
+        }
+    }
+    ensure!(others.is_empty(), "also {others:?}");
+    ensure!(sealed > 0, "nothing was sealed");
+    Ok(format!(
+        "{sealed} of Coterie's UDP, {discovery} of ARP and neighbour discovery, 0 others"
+    ))
+}
+
+fn is_allowed(kind: Kind) -> bool {
+    kind.is_udp_to(PORT) || kind.is_discovery()
+}
+
+fn scan(world: &World) -> anyhow::Result<String> {
+    let quiet = Quiet::begin(world);
+    let mut sent = 0;
+    for machine in &world.machines {
+        for address in machine.host.addresses() {
+            sent += world.neighbour.probe(address, PORTS, 7)?.sent;
+        }
+    }
+    quiet.end(&format!(
+        "{sent} connection requests to {} ports of each address",
+        PORTS.len()
+    ))
+}
+
+fn random(world: &World) -> anyhow::Result<String> {
+    let quiet = Quiet::begin(world);
+    let targets = endpoints(world);
+    let each = RANDOM.div_ceil(u64::try_from(targets.len())?);
+    let (mut sent, mut took) = (0, Duration::ZERO);
+    for (seed, target) in (1..).zip(&targets) {
+        let spent = world.neighbour.send_random(*target, each, 0..=1400, seed)?;
+        sent += spent.sent;
+        took += spent.took;
+    }
+    ensure!(sent >= RANDOM, "only {sent} could be sent");
+    quiet.end(&format!(
+        "{sent} to {} endpoints in {:.1} s",
+        targets.len(),
+        took.as_secs_f64()
+    ))
+}
+
+fn replays(world: &World) -> anyhow::Result<String> {
+    let quiet = Quiet::begin(world);
+    let mutations = [Mutation::None, Mutation::Bits, Mutation::Length, Mutation::Source];
+    let each = REPLAYS.div_ceil(u64::try_from(mutations.len())?);
+    let since = now()?;
+    let (mut sent, mut took) = (0, Duration::ZERO);
+    for (seed, mutation) in (1..).zip(mutations) {
+        let spent = world.neighbour.replay(is_handshake, mutation, each, seed)?;
+        sent += spent.sent;
+        took += spent.took;
+    }
+    ensure!(sent >= REPLAYS, "only {sent} could be sent");
+    let outcome = quiet.end(&format!("{sent} in {:.1} s", took.as_secs_f64()))?;
+    // Answers to replays would go to whom the replayed frames name as their sender.
+    let answers = world.neighbour.capture().frames();
+    let answers = answers.iter().filter(|frame| !frame.outgoing && frame.time >= since);
+    let answers = answers
+        .filter_map(|frame| frame.parse())
+        .filter(|frame| frame.payload.first() == Some(&2))
+        .count();
+    ensure!(answers == 0, "{answers} responses went out");
+    Ok(format!("{outcome}, no response to anybody"))
+}
+
+fn is_handshake(frame: &Frame<'_>) -> bool {
+    let is_ours = matches!(
+        frame.network,
+        Network::Ip {
+            ports: Some((_, PORT)),
+            ..
+        }
+    );
+    is_ours && frame.payload.first().is_some_and(|first| HANDSHAKE.contains(first))
+}
+
+/// The machines have better things to do than to mind him.
+fn still_works(world: &World) -> anyhow::Result<String> {
+    let mut answered = 0;
+    for (from, to) in [
+        ("web-1", "app-1"),
+        ("web-2", "app-3"),
+        ("app-2", "db-1"),
+        ("app-3", "db-2"),
+    ] {
+        let (from, to) = (world.machine(from)?, world.machine(to)?);
+        for address in to.inside {
+            let pinged = Ping::new(address)
+                .count(3)
+                .canary(world.canary.as_bytes())
+                .from(&from.host)?;
+            ensure!(pinged.received > 0, "{} no longer reaches {address}", from.name());
+            answered += pinged.received;
+        }
+    }
+    Ok(format!("traffic flows as before, {answered} of 24 pings answered"))
+}
+
+fn endpoints(world: &World) -> Vec<SocketAddr> {
+    let addresses = |machine: &Machine| machine.host.addresses();
+    world
+        .machines
+        .iter()
+        .flat_map(addresses)
+        .map(|address| SocketAddr::new(address, PORT))
+        .collect()
+}
+
+/// What has come back to the neighbour until now.
+struct Quiet<'w> {
+    world: &'w World,
+    frames: u64,
+    bytes: u64,
+}
+
+impl<'w> Quiet<'w> {
+    fn begin(world: &'w World) -> Self {
+        let answers = world.neighbour.answers();
+        Self {
+            world,
+            frames: answers.frames,
+            bytes: answers.bytes,
+        }
+    }
+
+    /// Checks that nothing more has come back.
+    fn end(&self, what: &str) -> anyhow::Result<String> {
+        let answers = self.world.neighbour.answers();
+        let (frames, bytes) = (answers.frames - self.frames, answers.bytes - self.bytes);
+        ensure!(frames == 0, "{what}: {frames} frames, {bytes} bytes came back");
+        Ok(format!("{what}, 0 bytes back"))
+    }
+}
+
+fn now() -> anyhow::Result<Duration> {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970")
+}
