@@ -170,7 +170,9 @@ pub fn forbid_dumps() -> io::Result<()> {
 /// `PermissionDenied` or `OutOfMemory` when the limit on locked memory (`LimitMEMLOCK=`) is too low. The caller decides
 /// whether to go on.
 pub fn lock_process_memory() -> io::Result<()> {
-    Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?)
+    Ok(mlockall(
+        MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT,
+    )?)
 }
 
 /// Gives a copy of `descriptor` to the service manager, which hands it to the next start of this service under `name` (up
