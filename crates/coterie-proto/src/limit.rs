@@ -105,6 +105,12 @@ impl<T: Ord + Copy> Seen<T> {
         }
     }
 
+    /// How many values are remembered now.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.order.len()
+    }
+
     /// Remembers `value`; false when it was there already.
     pub fn insert(&mut self, value: T) -> bool {
         if !self.set.insert(value) {

@@ -53,7 +53,7 @@ use crate::{
 use peer::Peer;
 use table::Table;
 
-pub use status::{CommunityStatus, Explanation, PeerStatus, SessionStatus, Status};
+pub use status::{CommunityStatus, Explanation, Held, PeerStatus, SessionStatus, Status};
 
 /// Counters of initiations that are reserved at a time (WIRE section 3.3).
 pub const COUNTER_BLOCK: u64 = 4096;

@@ -100,7 +100,53 @@ pub struct Explanation {
     pub refused: Option<DropReason>,
 }
 
+/// How much a node holds, so that whoever runs it can see that none of it grows without bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Members known.
+    pub peers: usize,
+    /// Members with live state.
+    pub live: usize,
+    /// Sessions and handshakes of these.
+    pub slots: usize,
+    /// Receiver indices that name something.
+    pub indices: usize,
+    /// Deadlines set.
+    pub deadlines: usize,
+    /// Initiations remembered.
+    pub seen: usize,
+    /// Questions answered and remembered.
+    pub answered: usize,
+    /// Questions under way.
+    pub asked: usize,
+    /// Probes on behalf of people that wait for a session.
+    pub pings: usize,
+}
+
 impl Node {
+    /// How much the node holds.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        let live = || self.peers.iter().filter_map(|p| p.live.as_deref());
+        let slots = |l: &super::peer::Live| {
+            [l.current.is_some(), l.previous.is_some(), l.outgoing.is_some(), l.incoming.is_some()]
+                .into_iter()
+                .filter(|slot| *slot)
+                .count()
+        };
+        Held {
+            peers: self.peers.len(),
+            live: live().count(),
+            slots: live().map(slots).sum(),
+            indices: self.indices.len(),
+            deadlines: self.deadlines.len(),
+            seen: self.seen.remembered(),
+            answered: self.answered.remembered(),
+            asked: self.asked.len(),
+            pings: self.pings.len(),
+        }
+    }
+
     /// The whole state.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
