@@ -1,0 +1,94 @@
+# What people and CI type. `make help` lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Builds and benchmarks take turns: two at once would be slower than one after the other, and measure each other.
+LOCK := target/.build.lock
+LOCKED := mkdir -p target && flock $(LOCK)
+
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+# As shipped: one file each, which needs nothing of the machine but its kernel.
+SHIPPED := target/$(HOST)/release
+STATIC := env RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(HOST)
+
+# Where the Python peer's packages are; nothing is installed outside of target/.
+PYTHON_PACKAGES := target/python
+export COTERIE_PYTHON_PACKAGES := $(CURDIR)/$(PYTHON_PACKAGES)
+
+SEEDS ?= 20000
+
+.PHONY: help setup rust build static demo test python lint fmt deny advisories doc sim soak fuzz bench install clean
+
+help: ## this list
+	@echo "Coterie. In the order in which a newcomer needs it:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  %-5s %-11s", $$1, $$2; $$1=$$2=""; print $$0 }'
+
+setup: ## says what is missing on this machine, and installs it (Debian; each command is shown)
+	@.ci/setup
+
+rust:
+	@command -v cargo >/dev/null || { echo "Rust is missing; \`make setup\` says how to install it"; exit 1; }
+
+build: rust ## builds everything for development
+	$(LOCKED) cargo build --locked --workspace
+
+static: rust ## builds coterie and coteried as they are shipped
+	$(LOCKED) $(STATIC) -p coterie-cli -p coterie-node --bins
+	@ls -l --block-size=1 $(SHIPPED)/coterie $(SHIPPED)/coteried | awk '{ printf "%s: %.1f MB\n", $$9, $$5 / 1e6 }'
+
+demo: static ## shows an enclave at work on this machine (DEMO=--keep leaves it up)
+	$(SHIPPED)/coterie demo $(DEMO)
+
+test: rust python ## runs every test that this machine can run
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	    set -x; $(LOCKED) cargo nextest run --locked --workspace --no-fail-fast; \
+	else \
+	    set -x; $(LOCKED) cargo test --locked --workspace --lib --bins --tests --no-fail-fast; \
+	fi
+	$(LOCKED) cargo test --locked --workspace --doc
+	@if [ -d $(PYTHON_PACKAGES)/cryptography ]; then \
+	    set -x; PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python_peer/selftest.py; \
+	fi
+
+python: ## fetches what the Python peer stands on, into target/
+	@if ! command -v python3 >/dev/null; then \
+	    echo "python3 is missing, so the test of the Python peer is skipped; \`make setup\` installs it"; \
+	elif ! cmp -s tests/python_peer/requirements.txt $(PYTHON_PACKAGES)/requirements.txt; then \
+	    set -x; rm -rf $(PYTHON_PACKAGES); \
+	    python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target $(PYTHON_PACKAGES) \
+	        -r tests/python_peer/requirements.txt \
+	        || { echo "the Python peer's packages cannot be had, so its test is skipped"; exit 0; }; \
+	    cp tests/python_peer/requirements.txt $(PYTHON_PACKAGES)/; \
+	fi
+
+lint: rust ## formatting, clippy, and the rules of xtask
+	cargo fmt --all --check
+	@set -x; $(LOCKED) cargo clippy --locked --workspace --all-targets -- -D warnings 2>&1 | tee target/clippy.log
+	@! grep -A1 'does not refer to' target/clippy.log
+	$(LOCKED) cargo run --locked --quiet -p xtask -- ci
+
+fmt: rust ## formats the code
+	cargo fmt --all
+
+deny: rust ## licences, sources, doubles and banned crates of everything that is built in
+	@cargo deny --version >/dev/null 2>&1 || { echo "cargo-deny is missing; \`make setup\` installs it"; exit 1; }
+	cargo deny --locked check bans licenses sources
+
+advisories: rust ## known holes in dependencies; needs the Internet
+	cargo deny --locked check advisories
+
+doc: rust ## the code's documentation, private items too, into target/doc
+	$(LOCKED) env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+sim: rust ## simulates SEEDS worlds (20000), lossy and hostile; a failure prints the seed that replays it
+	$(LOCKED) cargo run --locked --release -p coterie-sim -- --seeds 0..$(SEEDS)
+
+soak: rust ## the same with other worlds every day, for nights and weekends
+	@set -x; first=$$(( $$(date +%s) / 86400 * 10000000 )); \
+	$(LOCKED) cargo run --locked --release -p coterie-sim -- --seeds $$first..$$((first + $(SEEDS)))
+
+clean: ## removes what was built
+	cargo clean
