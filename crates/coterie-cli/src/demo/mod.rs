@@ -15,6 +15,7 @@ mod policy;
 mod reach;
 mod recovery;
 mod report;
+mod sight;
 mod site;
 mod world;
 
@@ -45,13 +46,13 @@ pub(crate) fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
         return as_ordinary_user();
     }
     // Outside the namespaces this does not return: it waits for the program inside and ends as that ends.
-    coterie_lab::ensure_privileges()?;
+    coterie_lab::ensure_privileges()?.check_tun()?;
     let programs = Programs::find()?;
     let mut report = Report::new(arguments.json);
     report.opening(&programs);
-    let mut world = World::raise(&programs, &mut report)?;
+    let world = World::raise(&programs, &mut report)?;
     reach::check(&world, &mut report);
-    choice::check(&mut world, &mut report);
+    choice::check(&world, &mut report);
     recovery::check(&world, &mut report);
     neighbour::check(&world, &mut report);
     let passed = report.close()?;

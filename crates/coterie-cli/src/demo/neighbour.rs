@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use coterie_lab::programs::{Fetch, Ping};
 use coterie_lab::{Frame, Kind, Mutation, Network};
 
 use super::{
     report::Report,
+    sight,
     world::{Machine, PORT, World},
 };
 
@@ -25,17 +26,17 @@ const PORTS: [u16; 10] = [22, 80, 443, PORT, 5201, 5432, 8080, 2222, 1, 65535];
 pub(super) fn check(world: &World, report: &mut Report) {
     report.section("The neighbour sees and gets nothing");
     report.check("clear text from locked machines", || clear_text(world));
-    report.check("frames of the whole run", || canaries(world));
     report.check("kinds of frames from locked machines", || kinds(world));
     report.check("connections to the machines' ports", || scan(world));
     report.check("replayed and mutated handshakes", || replays(world));
     report.check("random datagrams", || random(world));
     report.check("after all that", || still_works(world));
+    report.check("frames of the whole run", || canaries(world));
 }
 
 /// Programs on locked machines try to speak in the clear.
 fn clear_text(world: &World) -> anyhow::Result<String> {
-    let since = now()?;
+    let since = sight::now()?;
     let (from, to) = (world.machine("web-1")?, world.machine("app-1")?);
     let targets = [
         to.host.ipv4(),
@@ -128,7 +129,7 @@ fn is_allowed(kind: Kind) -> bool {
 }
 
 fn scan(world: &World) -> anyhow::Result<String> {
-    let quiet = Quiet::begin(world);
+    let quiet = Quiet::begin(world)?;
     let mut sent = 0;
     for machine in &world.machines {
         for address in machine.host.addresses() {
@@ -142,7 +143,7 @@ fn scan(world: &World) -> anyhow::Result<String> {
 }
 
 fn random(world: &World) -> anyhow::Result<String> {
-    let quiet = Quiet::begin(world);
+    let quiet = Quiet::begin(world)?;
     let targets = endpoints(world);
     let each = RANDOM.div_ceil(u64::try_from(targets.len())?);
     let (mut sent, mut took) = (0, Duration::ZERO);
@@ -152,18 +153,19 @@ fn random(world: &World) -> anyhow::Result<String> {
         took += spent.took;
     }
     ensure!(sent >= RANDOM, "only {sent} could be sent");
-    quiet.end(&format!(
+    let outcome = quiet.end(&format!(
         "{sent} to {} endpoints in {:.1} s",
         targets.len(),
         took.as_secs_f64()
-    ))
+    ))?;
+    Ok(format!("{outcome}; {} judged and dropped", quiet.judged(sent / 10)?))
 }
 
 fn replays(world: &World) -> anyhow::Result<String> {
-    let quiet = Quiet::begin(world);
+    let quiet = Quiet::begin(world)?;
     let mutations = [Mutation::None, Mutation::Bits, Mutation::Length, Mutation::Source];
     let each = REPLAYS.div_ceil(u64::try_from(mutations.len())?);
-    let since = now()?;
+    let since = sight::now()?;
     let (mut sent, mut took) = (0, Duration::ZERO);
     for (seed, mutation) in (1..).zip(mutations) {
         let spent = world.neighbour.replay(is_handshake, mutation, each, seed)?;
@@ -173,14 +175,28 @@ fn replays(world: &World) -> anyhow::Result<String> {
     ensure!(sent >= REPLAYS, "only {sent} could be sent");
     let outcome = quiet.end(&format!("{sent} in {:.1} s", took.as_secs_f64()))?;
     // Answers to replays would go to whom the replayed frames name as their sender.
-    let answers = world.neighbour.capture().frames();
-    let answers = answers.iter().filter(|frame| !frame.outgoing && frame.time >= since);
-    let answers = answers
-        .filter_map(|frame| frame.parse())
-        .filter(|frame| frame.payload.first() == Some(&2))
-        .count();
-    ensure!(answers == 0, "{answers} responses went out");
-    Ok(format!("{outcome}, no response to anybody"))
+    let answered = responses(world, since);
+    ensure!(answered == 0, "{answered} responses went out");
+    ensure!(
+        responses(world, Duration::ZERO) > 0,
+        "not one response was seen in the whole run, so that this shows nothing"
+    );
+    Ok(format!(
+        "{outcome}, no response to anybody; {} judged and dropped",
+        quiet.judged(sent / 2)?
+    ))
+}
+
+/// Responses and cookies that the machines have sent since then.
+fn responses(world: &World, since: Duration) -> usize {
+    let frames = world.neighbour.capture().frames();
+    let frames = frames
+        .iter()
+        .filter(|frame| !frame.outgoing && frame.time >= since)
+        .filter_map(|frame| frame.parse());
+    frames
+        .filter(|frame| is_handshake(frame) && frame.payload.first() != Some(&1))
+        .count()
 }
 
 fn is_handshake(frame: &Frame<'_>) -> bool {
@@ -226,21 +242,24 @@ fn endpoints(world: &World) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// What has come back to the neighbour until now.
+/// What has come back to the neighbour until now, and what the machines had dropped.
 struct Quiet<'w> {
     world: &'w World,
     frames: u64,
     bytes: u64,
+    dropped: u64,
 }
 
 impl<'w> Quiet<'w> {
-    fn begin(world: &'w World) -> Self {
+    fn begin(world: &'w World) -> anyhow::Result<Self> {
         let answers = world.neighbour.answers();
-        Self {
+        let (frames, bytes) = (answers.frames, answers.bytes);
+        Ok(Self {
             world,
-            frames: answers.frames,
-            bytes: answers.bytes,
-        }
+            frames,
+            bytes,
+            dropped: dropped(world)?,
+        })
     }
 
     /// Checks that nothing more has come back.
@@ -250,10 +269,16 @@ impl<'w> Quiet<'w> {
         ensure!(frames == 0, "{what}: {frames} frames, {bytes} bytes came back");
         Ok(format!("{what}, 0 bytes back"))
     }
+
+    /// How many of what was sent the machines have judged and dropped: at least `least`, or the check showed nothing.
+    fn judged(&self, least: u64) -> anyhow::Result<u64> {
+        let judged = dropped(self.world)? - self.dropped;
+        ensure!(judged >= least, "the machines judged only {judged}");
+        Ok(judged)
+    }
 }
 
-fn now() -> anyhow::Result<Duration> {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .context("the clock is before 1970")
+fn dropped(world: &World) -> anyhow::Result<u64> {
+    let of = |machine: &Machine| Ok(machine.status()?.counters.drops.values().sum::<u64>());
+    world.machines.iter().map(of).sum()
 }

@@ -44,10 +44,10 @@ impl Policy {
     /// What it is about.
     pub(super) fn title(self) -> &'static str {
         match self {
-            Self::Example => "the policy of the example",
-            Self::Priority => "by priority, after an edit",
-            Self::Members => "by number of members, after an edit",
-            Self::Exclusion => "by exclusion, after an edit",
+            Self::Example => "as the example says",
+            Self::Priority => "priority changed",
+            Self::Members => "equal priority, number of members changed",
+            Self::Exclusion => "app-3 excluded",
         }
     }
 

@@ -1,15 +1,15 @@
 //! Who reaches whom: with programs that others wrote, on one server and across, by IPv4 and by IPv6.
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use coterie_api::{Answer, CallError, Request};
 use coterie_lab::programs::{Fetch, HttpServer, IperfServer, Ping, SshServer, Transfer};
-use coterie_lab::{Frame, Network};
 
 use super::{
     report::Report,
+    sight,
     world::{Machine, World},
 };
 use crate::clock::milliseconds;
@@ -175,7 +175,7 @@ fn shell(world: &World, report: &mut Report) {
 
 /// Nothing on the wire, and an answer to the sender at once.
 fn silence(world: &World, from: &Machine, to: &Machine) -> anyhow::Result<String> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let since = sight::now()?;
     let mut told = Vec::new();
     for address in to.inside {
         let fetched = Fetch::new(url(address))
@@ -203,36 +203,15 @@ fn silence(world: &World, from: &Machine, to: &Machine) -> anyhow::Result<String
         Ok(Answer::Pong(_)) => anyhow::bail!("coteried measured a round trip"),
         other => anyhow::bail!("coteried answered {other:?}"),
     };
-    let frames = between(world, from, to, since);
-    ensure!(frames == 0, "{frames} frames passed between the two");
+    let frames = sight::between(&world.neighbour, &from.host, &to.host, since);
+    let inside = sight::concerning(&world.neighbour, &from.inside, &to.inside, since);
+    ensure!(
+        frames + inside == 0,
+        "{} frames passed between the two",
+        frames + inside
+    );
     Ok(format!(
         "0 frames on the wire; ping is told \"prohibited\", curl after {} (IPv4, IPv6); coteried says {refused}",
         told.join(" and ")
     ))
-}
-
-/// Frames between two machines that the neighbour has seen: by hardware address, by IP address, and questions for either.
-fn between(world: &World, from: &Machine, to: &Machine, since: Duration) -> u64 {
-    let pairs = [(from, to), (to, from)];
-    let concerns = |frame: &Frame<'_>| {
-        pairs.iter().any(|(one, other)| {
-            let (ones, others) = (one.host.addresses(), other.host.addresses());
-            let by_ip = match frame.network {
-                Network::Arp { sender, target, .. } => ones.contains(&sender.into()) && others.contains(&target.into()),
-                Network::Ip {
-                    source, destination, ..
-                } => {
-                    (ones.contains(&source) || one.inside.contains(&source))
-                        && (others.contains(&destination) || other.inside.contains(&destination))
-                }
-                Network::Other => false,
-            };
-            by_ip || (frame.source == one.host.mac() && frame.destination == other.host.mac())
-        })
-    };
-    let frames = world.neighbour.capture().frames();
-    let seen = frames
-        .iter()
-        .filter(|frame| frame.time >= since && frame.parse().is_some_and(|frame| concerns(&frame)));
-    u64::try_from(seen.count()).unwrap_or(u64::MAX)
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{
     policy::Policy,
     report::Report,
+    sight,
     site::{self, Site},
 };
 use crate::{node, output};
@@ -111,7 +112,9 @@ impl World {
         let mut secret = [0; 8];
         coterie_io::entropy::fill(&mut secret)?;
         let canary = format!("canary{}", &output::hex(&secret)[..10]);
-        let options = CaptureOptions::default().canary(canary.as_bytes());
+        let options = CaptureOptions::default()
+            .canary(canary.as_bytes())
+            .canary(sight::CONTROL);
         let addresses = ["192.0.2.66/24".parse()?, "2001:db8::66/64".parse()?];
         let neighbour = lab.neighbour("mallory", &servers[0], &addresses, options)?;
 
@@ -127,6 +130,12 @@ impl World {
         // Once more, now that all are enrolled, so that each knows the keys of all.
         site.reissue(hosts.iter().map(|(host, _)| host))?;
 
+        if let (Some((web, _)), Some((db, _))) = (hosts.first(), hosts.get(5)) {
+            report.section("Without Coterie");
+            let name = format!("{} → {}, seen by mallory", web.name(), db.name());
+            report.check(name, || sight::control(&neighbour, web, db));
+        }
+
         report.progress("starting coteried in each machine");
         let machines = hosts
             .into_iter()
@@ -137,7 +146,7 @@ impl World {
         }
         let locked = neighbour.capture().kinds();
         report.say(&format!(
-            "{} machines on 2 servers, in lockdown, and mallory, a neighbour who sees every frame: up in {:.1} s",
+            "\n{} machines on 2 servers, in lockdown, and mallory, a neighbour who sees every frame: up in {:.1} s",
             machines.len(),
             start.elapsed().as_secs_f64()
         ));
