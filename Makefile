@@ -19,6 +19,7 @@ PYTHON_PACKAGES := target/python
 export COTERIE_PYTHON_PACKAGES := $(CURDIR)/$(PYTHON_PACKAGES)
 
 SEEDS ?= 20000
+MINUTES ?= 5
 
 .PHONY: help setup rust build static demo test python lint fmt deny advisories doc sim soak fuzz bench install clean
 
@@ -89,6 +90,16 @@ sim: rust ## simulates SEEDS worlds (20000), lossy and hostile; a failure prints
 soak: rust ## the same with other worlds every day, for nights and weekends
 	@set -x; first=$$(( $$(date +%s) / 86400 * 10000000 )); \
 	$(LOCKED) cargo run --locked --release -p coterie-sim -- --seeds $$first..$$((first + $(SEEDS)))
+
+fuzz: rust ## feeds every decoder from its corpus and beyond, MINUTES (5) each; needs nightly Rust and cargo-fuzz
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
+	    echo "missing: rustup toolchain install nightly && cargo install cargo-fuzz --locked"; exit 1; }
+	@for target in $$(cargo +nightly fuzz list); do \
+	    set -x; $(LOCKED) cargo +nightly fuzz run "$$target" -- -max_total_time=$$(( $(MINUTES) * 60 )); \
+	done
+
+bench: rust ## measures handshakes a second, on one core, each side by itself
+	$(LOCKED) cargo run --locked --release -p coterie-proto --example handshakes
 
 clean: ## removes what was built
 	cargo clean

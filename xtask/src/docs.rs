@@ -87,8 +87,12 @@ fn is_path(code: &str) -> bool {
     PLACES.iter().any(|place| code.starts_with(place)) && code.chars().all(is_plain)
 }
 
-/// `function` in `Type::function` or `module::function`, with or without parentheses.
+/// `function` in `Type::function` or `module::function`, with or without parentheses; and what can only be a test's name.
 fn function_of(code: &str) -> Option<&str> {
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if code.matches('_').count() >= 3 && code.chars().all(is_name) {
+        return Some(code);
+    }
     let (owner, function) = code.trim_end_matches("()").rsplit_once("::")?;
     let is_word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':');
     let is_function = function.starts_with(|c: char| c.is_ascii_lowercase());
@@ -132,6 +136,7 @@ mod tests {
         assert_eq!(function_of("Node::handle_inside"), Some("handle_inside"));
         assert_eq!(function_of("std::time::Instant::now"), None);
         assert_eq!(function_of("Step::Offer"), None);
+        assert_eq!(function_of("nobody_hears_a_thing"), Some("nobody_hears_a_thing"));
         assert!(is_path("crates/coterie-io/src/tun.rs") && !is_path("crates/*/x"));
         assert!(targets("help:\n\tx\nA := b\ntest: build\n").contains("test"));
     }
