@@ -34,6 +34,9 @@ struct HeldKey {
     mac1: MacKey,
     /// For questions and answers.
     query_mac: MacKey,
+    /// Of its manifest, kept beside it so that a flood of forgeries costs hashing and nothing else.
+    activates: UnixTime,
+    retires: UnixTime,
 }
 
 /// The state of our membership.
@@ -41,7 +44,8 @@ pub struct Membership {
     authority: Signed<Authority>,
     own_static: PublicKey,
     own: BTreeMap<CommunityTag, Signed<Statement>>,
-    keys: BTreeMap<(CommunityTag, Epoch), HeldKey>,
+    /// Newest epochs first.
+    keys: Vec<HeldKey>,
     manifests: BTreeMap<(CommunityTag, Epoch), Signed<Manifest>>,
     serials: BTreeMap<(MemberId, CommunityTag), Serial>,
     revocations: Option<Signed<Revocations>>,
@@ -78,7 +82,7 @@ impl Membership {
             authority,
             own_static,
             own: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            keys: Vec::new(),
             manifests: BTreeMap::new(),
             serials: BTreeMap::new(),
             revocations: None,
@@ -149,21 +153,14 @@ impl Membership {
     #[must_use]
     pub fn initiating_key(&self, tag: CommunityTag, now: Instant) -> Option<&EpochKey> {
         let time = self.time(now);
-        self.keys
-            .range((tag, 0)..=(tag, Epoch::MAX))
-            .rev()
-            .map(|(_, held)| &held.key)
-            .find(|k| {
-                self.manifests
-                    .get(&(tag, k.epoch))
-                    .is_some_and(|m| m.activates <= time && time < m.retires)
-            })
+        let held = self.keys.iter().find(|h| h.key.tag == tag && h.activates <= time && time < h.retires)?;
+        Some(&held.key)
     }
 
     /// The key of one epoch.
     #[must_use]
     pub fn key(&self, tag: CommunityTag, epoch: Epoch) -> Option<&EpochKey> {
-        self.keys.get(&(tag, epoch)).map(|held| &held.key)
+        self.keys.iter().map(|held| &held.key).find(|key| key.tag == tag && key.epoch == epoch)
     }
 
     /// True when an epoch admits new sessions.
@@ -188,12 +185,10 @@ impl Membership {
     }
 
     fn verifying(&self, now: Instant, verifies: impl Fn(&HeldKey) -> bool) -> Option<&EpochKey> {
-        self.keys
-            .values()
-            .rev()
-            .filter(|held| self.admits(held.key.tag, held.key.epoch, now))
-            .find(|held| verifies(held))
-            .map(|held| &held.key)
+        let time = self.time(now);
+        let early = time.plus(EARLY);
+        let held = self.keys.iter().find(|held| held.activates <= early && time < held.retires && verifies(held))?;
+        Some(&held.key)
     }
 
     /// Checks a peer's statement for `tag` from the owner of `static_key` (WIRE section 3.2, point 10).
@@ -287,6 +282,10 @@ impl Membership {
                 return Err(NotLearned::Known);
             }
         }
+        if let Some(held) = self.keys.iter_mut().find(|held| (held.key.tag, held.key.epoch) == at) {
+            held.activates = manifest.activates;
+            held.retires = manifest.retires;
+        }
         self.manifests.insert(at, manifest);
         Ok(())
     }
@@ -303,9 +302,14 @@ impl Membership {
         let held = HeldKey {
             mac1: schedule::mac_key(&key, &self.own_static),
             query_mac: schedule::query_mac_key(&key),
+            activates: manifest.activates,
+            retires: manifest.retires,
             key,
         };
-        self.keys.insert((held.key.tag, held.key.epoch), held);
+        let at = (held.key.tag, held.key.epoch);
+        self.keys.retain(|old| (old.key.tag, old.key.epoch) != at);
+        let place = self.keys.partition_point(|old| old.key.epoch > held.key.epoch);
+        self.keys.insert(place, held);
         Ok(())
     }
 
@@ -369,22 +373,14 @@ impl Membership {
     /// Erases keys of epochs that retired; the previous epoch is of no use to anybody then.
     pub fn forget_retired(&mut self, now: Instant) {
         let time = self.time(now);
-        let manifests = &self.manifests;
-        self.keys
-            .retain(|at, _| manifests.get(at).is_some_and(|m| time < m.retires));
+        self.keys.retain(|held| time < held.retires);
     }
 
-    /// When the next epoch retires or activates, in running time.
+    /// When the next epoch retires, in running time.
     #[must_use]
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
         let time = self.time(now);
-        self.manifests
-            .iter()
-            .filter(|(at, _)| self.keys.contains_key(at))
-            .map(|(_, m)| m.retires)
-            .filter(|t| *t > time)
-            .min()
-            .map(|t| now + t.since(time))
+        self.keys.iter().map(|held| held.retires).min().map(|t| now + t.since(time))
     }
 
     /// Erases every key and statement: the machine was forked.

@@ -4,13 +4,16 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use coterie_api::{Client, Request};
 use coterie_crypto::{Entropy, SeededEntropy};
-use coterie_lab::within_namespaces;
+use coterie_lab::{wait_for, within_namespaces};
 
-use crate::site::Site;
+use crate::site::{DEADLINE, Site};
 
 /// Sessions that members make during the flood.
 const LEGITIMATE: usize = 100;
+/// Forged initiations a second.
+const RATE: u64 = 100_000;
 
 #[test]
 fn members_are_answered_under_a_flood_of_forged_handshakes() {
@@ -44,31 +47,42 @@ fn members_are_answered_under_a_flood_of_forged_handshakes() {
     });
 }
 
-/// A new session of the member with the victim: the daemon is told to forget the old one by a reload of nothing, so the member
-/// restarts its side.
+/// How long a new session of the member with the victim takes: the member starts anew and has none.
 fn fresh_session(site: &Site) -> Duration {
     let member = site.machine("member");
-    member.daemon().kill().expect("killed");
-    member.daemon().restart().expect("restarted");
-    member.wait_ready();
+    let started = member.daemon().kill().and_then(|_| member.daemon().restart());
+    let socket = || Client::connect(&member.socket()).ok();
+    if started.is_err() || wait_for("the member to be ready", DEADLINE, socket).is_err() {
+        return Duration::MAX;
+    }
+    let request = Request::Ping { destination: "victim".into(), timeout_ms: 5000 };
     let asked = Instant::now();
-    member.ping("victim");
-    asked.elapsed()
+    match socket().map(|mut client| client.call(&request)) {
+        Some(Ok(_)) => asked.elapsed(),
+        Some(Err(_)) | None => Duration::MAX,
+    }
 }
 
-/// Well-formed initiations with random contents, as fast as one core sends them.
+/// Well-formed initiations with random contents, [`RATE`] a second or as fast as this machine sends them.
 fn flood(to: SocketAddr, stop: &AtomicBool, sent: &AtomicU64) {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("bound");
     let mut entropy = SeededEntropy::from_number(1);
     let mut message = [0; 363];
     entropy.fill(&mut message);
     message[..4].copy_from_slice(&[1, 0, 0, 0]);
+    let started = Instant::now();
     let mut n: u64 = 0;
     while !stop.load(Ordering::Relaxed) {
-        n += 1;
-        message[8..16].copy_from_slice(&n.to_be_bytes());
-        if socket.send_to(&message, to).is_ok() {
-            sent.fetch_add(1, Ordering::Relaxed);
+        let due = u64::try_from(started.elapsed().as_micros()).expect("a short test") * RATE / 1_000_000;
+        if n >= due {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        while n < due {
+            n += 1;
+            message[8..16].copy_from_slice(&n.to_be_bytes());
+            if socket.send_to(&message, to).is_ok() {
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }
