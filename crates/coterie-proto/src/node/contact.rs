@@ -143,6 +143,7 @@ impl Node {
         self.peers[id].live().incoming = Some(Incoming {
             agreed,
             in_session,
+            from,
             began: now,
             stage: Asked::ExpectOffer(responded),
         });
@@ -309,7 +310,7 @@ impl Node {
     }
 
     /// Something was opened under keys that the peer's confirm made: it has proved that it has them.
-    pub(super) fn promote_incoming(&mut self, id: PeerId, from: SocketAddr, now: Instant, ports: &mut impl Ports) {
+    pub(super) fn promote_incoming(&mut self, id: PeerId, now: Instant, ports: &mut impl Ports) {
         let Some(incoming) = self.peers[id].live.as_mut().and_then(|l| l.incoming.take()) else {
             return;
         };
@@ -318,7 +319,7 @@ impl Node {
             return;
         };
         self.counts.responded += 1;
-        self.install(id, session, from, now, ports);
+        self.install(id, session, incoming.from, now, ports);
     }
 
     pub(super) fn abandon_incoming(&mut self, id: PeerId) {

@@ -136,7 +136,19 @@ impl Node {
         self.reschedule(id);
         if in_session {
             self.send_control(id, &Control::RekeyInitiation(&message).to_bytes(), None);
-        } else if let Some(to) = self.peers[id].endpoint() {
+            return Ok(());
+        }
+        let attempts = self.peers[id]
+            .live
+            .as_ref()
+            .and_then(|l| l.outgoing.as_ref())
+            .map_or(0, |o| o.attempts);
+        let to = self.peers[id].endpoint_for(attempts);
+        if let Some(outgoing) = self.peers[id].live().outgoing.as_mut() {
+            outgoing.to = to;
+            outgoing.attempts += 1;
+        }
+        if let Some(to) = to {
             self.transmit(to, message);
         }
         Ok(())
@@ -258,6 +270,7 @@ impl Node {
         };
         let taken = expect.response(&self.keys, message, &mut *self.entropy);
         let Ok((offered, payload)) = taken else {
+            self.indices.remove(&local_index);
             self.abandon_outgoing(id);
             return Err(DropReason::Forged);
         };
@@ -274,6 +287,7 @@ impl Node {
         let statement = match checked {
             Ok(s) => s,
             Err(reason) => {
+                self.indices.remove(&local_index);
                 self.abandon_outgoing(id);
                 return Err(reason);
             }
@@ -301,12 +315,10 @@ impl Node {
         let live = self.peers[id].live();
         if let Some(outgoing) = live.outgoing.as_mut() {
             outgoing.progress(stage, now);
+            outgoing.to = carrier;
         }
         match carrier {
-            Some(from) => {
-                live.endpoint = Some(from);
-                self.transmit(from, datagram);
-            }
+            Some(from) => self.transmit(from, datagram),
             None => self.send_control(id, &datagram, None),
         }
         self.reschedule(id);
@@ -362,10 +374,11 @@ impl Node {
         let salt = self.entropy.salt();
         let mut token = [0; 8];
         self.entropy.fill(&mut token);
-        let to = self.peers[id].endpoint();
+        let endpoint = self.peers[id].endpoint();
         let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.as_mut()) else {
             return;
         };
+        let to = outgoing.to.or(endpoint);
         let Stage::ExpectProof { session, confirm } = &mut outgoing.stage else {
             return;
         };
@@ -389,7 +402,6 @@ impl Node {
         let mut random = [0];
         self.entropy.fill(&mut random);
         let has_session = self.peers[id].has_session();
-        let endpoint = self.peers[id].endpoint();
         let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.as_mut()) else {
             return;
         };
@@ -405,7 +417,7 @@ impl Node {
                 let offer = datagram.clone();
                 if in_session {
                     self.send_control(id, &offer, None);
-                } else if let Some(to) = endpoint {
+                } else if let Some(to) = outgoing.to {
                     self.transmit(to, offer);
                 }
                 self.reschedule(id);
@@ -453,7 +465,7 @@ impl Node {
     }
 
     /// Something was opened under the keys that a confirm made: the session carries packets from here.
-    pub(super) fn promote_outgoing(&mut self, id: PeerId, from: SocketAddr, now: Instant, ports: &mut impl Ports) {
+    pub(super) fn promote_outgoing(&mut self, id: PeerId, now: Instant, ports: &mut impl Ports) {
         let Some(outgoing) = self.peers[id].live.as_mut().and_then(|l| l.outgoing.take()) else {
             return;
         };
@@ -462,15 +474,16 @@ impl Node {
             return;
         };
         self.counts.initiated += 1;
-        self.install(id, session, from, now, ports);
+        self.install(id, session, outgoing.to, now, ports);
     }
 
-    /// Makes `session` the one that carries packets; the one before still opens what is under way.
+    /// Makes `session` the one that carries packets; the one before still opens what is under way. A handshake outside has
+    /// proved where the peer is (`at`): its two sides exchanged five messages there. One inside the session has not.
     pub(super) fn install(
         &mut self,
         id: PeerId,
         mut session: Session,
-        from: SocketAddr,
+        at: Option<SocketAddr>,
         now: Instant,
         ports: &mut impl Ports,
     ) {
@@ -484,15 +497,14 @@ impl Node {
         live.unheard_since = None;
         live.silent_probes = 0;
         live.rekey_not_before = None;
-        if !rekey || live.endpoint.is_none() {
-            live.endpoint = Some(from);
-        }
+        let moved = at.is_some() && live.endpoint != at;
+        live.endpoint = at.or(live.endpoint);
         let endpoint = live.endpoint;
         if let Some(oldest) = oldest {
             self.indices.remove(&oldest.origin.local_index);
         }
         if let Some(static_key) = self.peers[id].static_key
-            && !rekey
+            && (!rekey || moved)
         {
             self.persists.push_back(Persist::Live(static_key, endpoint));
         }

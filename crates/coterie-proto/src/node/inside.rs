@@ -7,6 +7,7 @@ use coterie_model::Instant;
 use super::{
     Node, Outcome, PeerId, Ports,
     peer::{QUEUE, WATCH},
+    timers::HOUSEKEEPING,
 };
 use crate::{
     DropReason,
@@ -60,6 +61,8 @@ impl Node {
         }
         live.queue.push_back(packet.to_vec());
         self.counts.queued += 1;
+        let look = now + HOUSEKEEPING;
+        self.housekeeping = Some(self.housekeeping.map_or(look, |at| at.min(look)));
         Outcome::Queued
     }
 

@@ -137,8 +137,8 @@ impl Node {
             Err(other) => return self.dropped(reason_of(other)),
         };
         match slot {
-            Slot::Outgoing => self.promote_outgoing(id, from, now, ports),
-            Slot::Incoming => self.promote_incoming(id, from, now, ports),
+            Slot::Outgoing => self.promote_outgoing(id, now, ports),
+            Slot::Incoming => self.promote_incoming(id, now, ports),
             Slot::Current | Slot::Previous => {}
         }
         self.heard(id, from, now);

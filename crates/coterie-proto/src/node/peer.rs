@@ -103,6 +103,14 @@ impl Peer {
             .or_else(|| self.endpoints.first().copied())
     }
 
+    /// The outside address for the `attempt`th try: the one in use first, then those of the directory, in turn.
+    pub(super) fn endpoint_for(&self, attempt: usize) -> Option<SocketAddr> {
+        let in_use = self.live.as_ref().and_then(|l| l.endpoint);
+        let others = self.endpoints.iter().copied().filter(|e| Some(*e) != in_use);
+        let all: Vec<SocketAddr> = in_use.into_iter().chain(others).collect();
+        all.get(attempt.checked_rem(all.len())?).copied()
+    }
+
     pub(super) fn current(&mut self) -> Option<&mut Session> {
         self.live.as_mut()?.current.as_mut()
     }

@@ -1,5 +1,6 @@
 //! The states of a handshake under way.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use coterie_model::{CommunityTag, Epoch, Instant};
@@ -31,6 +32,10 @@ pub(super) struct Outgoing {
     /// When it began: ties are decided on it.
     pub(super) began: Instant,
     pub(super) retry_at: Instant,
+    /// Where it runs, unless inside the session.
+    pub(super) to: Option<SocketAddr>,
+    /// Initiations sent so far.
+    pub(super) attempts: usize,
     interval: Duration,
     pub(super) stage: Stage,
 }
@@ -60,6 +65,8 @@ impl Outgoing {
             since: now,
             began: now,
             retry_at: now + FIRST_RETRY,
+            to: None,
+            attempts: 0,
             interval: FIRST_RETRY,
             stage: Stage::ExpectResponse(expect),
         }
@@ -93,6 +100,8 @@ impl Outgoing {
 pub(super) struct Incoming {
     pub(super) agreed: Agreed,
     pub(super) in_session: bool,
+    /// Where the response went, unless inside the session.
+    pub(super) from: Option<SocketAddr>,
     pub(super) began: Instant,
     pub(super) stage: Asked,
 }

@@ -129,10 +129,15 @@ impl Node {
     pub fn held(&self) -> Held {
         let live = || self.peers.iter().filter_map(|p| p.live.as_deref());
         let slots = |l: &super::peer::Live| {
-            [l.current.is_some(), l.previous.is_some(), l.outgoing.is_some(), l.incoming.is_some()]
-                .into_iter()
-                .filter(|slot| *slot)
-                .count()
+            [
+                l.current.is_some(),
+                l.previous.is_some(),
+                l.outgoing.is_some(),
+                l.incoming.is_some(),
+            ]
+            .into_iter()
+            .filter(|slot| *slot)
+            .count()
         };
         Held {
             peers: self.peers.len(),

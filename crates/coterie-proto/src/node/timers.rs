@@ -10,7 +10,7 @@ use crate::{DropReason, wire::control::Control};
 /// Probes without an answer after which a session is given up for dead.
 const SILENT_PROBES: u8 = 3;
 /// How often ended statements, retired epochs and revocations are looked for.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+pub(super) const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Does what is due at `now`.
@@ -122,6 +122,7 @@ impl Node {
         self.membership.forget_retired(now);
         self.end_without_statement(now, ports);
         self.forget_questions(now, ports);
+        self.attend_queues(now, ports);
         self.request_differences(now);
         let busy = self.peers.iter().any(|p| p.live.as_ref().is_some_and(|l| !l.is_idle()))
             || !self.asked.is_empty()
@@ -132,6 +133,19 @@ impl Node {
         } else {
             self.membership.next_change(now)
         };
+    }
+
+    /// What waits for a handshake that ended without a session (lost to the peer's own, or a response that did not check)
+    /// gets another, or is refused.
+    fn attend_queues(&mut self, now: Instant, ports: &mut impl Ports) {
+        for id in 0..self.peers.len() {
+            let forgotten = self.peers[id].live.as_ref().is_some_and(|l| {
+                !l.queue.is_empty() && l.current.is_none() && l.outgoing.is_none() && l.incoming.is_none()
+            });
+            if forgotten && let Err(reason) = self.want_session(id, now) {
+                self.refuse_queue(id, reason, now, ports);
+            }
+        }
     }
 
     /// Sessions end with either side's statement.

@@ -6,7 +6,11 @@ use super::{Node, PeerId, Update, peer::Peer};
 
 impl Node {
     /// Takes over what is newer than what is known; what is lower or foreign raises an alarm and is ignored.
+    /// After a fork nothing is taken: what would be told is about an identity that this node no longer has.
     pub fn handle_update(&mut self, update: Update, now: Instant) {
+        if self.forked {
+            return;
+        }
         for manifest in update.manifests {
             let learned = self.membership.learn_manifest(manifest);
             self.report(learned);
@@ -15,8 +19,10 @@ impl Node {
             let learned = self.membership.learn_key(key);
             self.report(learned);
         }
+        let mut renewed = false;
         for statement in update.statements {
             let learned = self.membership.learn_own(statement);
+            renewed |= learned.is_ok();
             self.report(learned);
         }
         self.own_addresses = self
@@ -41,7 +47,9 @@ impl Node {
             let learned = self.membership.learn_head(head, now);
             self.report(learned);
         }
-        self.tell_own_statements();
+        if renewed {
+            self.tell_own_statements();
+        }
         self.housekeeping = Some(now);
     }
 
@@ -54,11 +62,18 @@ impl Node {
             self.table.insert(*prefix, id);
         }
         let peer = &mut self.peers[id];
-        // A member that has left a community still has its old statement, which nothing revokes. Where the directory knows
-        // newer ones of it, what it does not list any more is over.
-        if let Some(newest) = entry.statements.iter().map(|s| s.serial).max() {
-            peer.statements
-                .retain(|s| entry.communities.contains(&s.tag) || s.serial > newest);
+        // A member that has left a community still has its old statement, which nothing revokes. What the directory does not
+        // list any more is over, unless it was said later than what the directory knows.
+        let newest = entry.statements.iter().map(|s| s.serial).max();
+        peer.statements
+            .retain(|s| entry.communities.contains(&s.tag) || newest.is_some_and(|n| s.serial > n));
+        // Where peers are not followed when they move, the directory says where they are.
+        if !self.roaming
+            && let Some(live) = peer.live.as_mut()
+            && live.endpoint.is_some_and(|e| !entry.endpoints.contains(&e))
+            && entry.endpoints != peer.endpoints
+        {
+            live.endpoint = None;
         }
         peer.communities = entry.communities;
         peer.endpoints = entry.endpoints;
