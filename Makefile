@@ -21,11 +21,11 @@ export COTERIE_PYTHON_PACKAGES := $(CURDIR)/$(PYTHON_PACKAGES)
 SEEDS ?= 20000
 MINUTES ?= 5
 
-.PHONY: help setup rust build static demo test python lint fmt deny advisories doc sim soak fuzz bench install clean
+.PHONY: help setup rust build static demo test test-rust test-doc test-python python lint fmt deny advisories doc sim soak fuzz bench install clean
 
 help: ## this list
 	@echo "Coterie. In the order in which a newcomer needs it:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  %-5s %-11s", $$1, $$2; $$1=$$2=""; print $$0 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  %-5s %-11s", $$1, $$2; $$1=$$2=""; print $$0 }'
 
 setup: ## says what is missing on this machine, and installs it (Debian; each command is shown)
 	@.ci/setup
@@ -43,13 +43,21 @@ static: rust ## builds coterie and coteried as they are shipped
 demo: static ## shows an enclave at work on this machine (DEMO=--keep leaves it up)
 	$(SHIPPED)/coterie demo $(DEMO)
 
-test: rust python ## runs every test that this machine can run
+test: test-rust test-doc test-python ## runs every test that this machine can run
+
+test-rust: rust python
 	@if cargo nextest --version >/dev/null 2>&1; then \
-	    set -x; $(LOCKED) cargo nextest run --locked --workspace --no-fail-fast; \
+	    set -x; $(LOCKED) cargo nextest run --locked --workspace; \
 	else \
 	    set -x; $(LOCKED) cargo test --locked --workspace --lib --bins --tests --no-fail-fast; \
 	fi
+	@skipped=$$(grep -hoE 'skipped: [^<]*' target/nextest/default/junit.xml 2>/dev/null | sort | uniq -c || true); \
+	if [ -n "$$skipped" ]; then echo "what this machine did not let us test:"; echo "$$skipped"; fi
+
+test-doc: rust
 	$(LOCKED) cargo test --locked --workspace --doc
+
+test-python: python
 	@if [ -d $(PYTHON_PACKAGES)/cryptography ]; then \
 	    set -x; PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python_peer/selftest.py; \
 	fi
@@ -95,7 +103,9 @@ fuzz: rust ## feeds every decoder from its corpus and beyond, MINUTES (5) each; 
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
 	    echo "missing: rustup toolchain install nightly && cargo install cargo-fuzz --locked"; exit 1; }
 	@for target in $$(cargo +nightly fuzz list); do \
-	    set -x; $(LOCKED) cargo +nightly fuzz run "$$target" -- -max_total_time=$$(( $(MINUTES) * 60 )); \
+	    dictionary=fuzz/dictionaries/$$target.dict; [ -f "$$dictionary" ] || dictionary=; \
+	    set -x; $(LOCKED) cargo +nightly fuzz run "$$target" -- \
+	        -max_total_time=$$(( $(MINUTES) * 60 )) $${dictionary:+-dict="$$dictionary"}; set +x; \
 	done
 
 bench: rust ## measures handshakes a second, on one core, each side by itself

@@ -40,7 +40,8 @@ pub(crate) fn check(tree: &Tree) -> anyhow::Result<Findings> {
                 if let Some(function) = function_of(code).filter(|f| !functions.contains(*f)) {
                     missing(format!("no function is called {function}"));
                 }
-                if let Some(target) = code.strip_prefix("make ").filter(|t| !targets.contains(*t)) {
+                let words = code.strip_prefix("make ").unwrap_or_default().split(' ');
+                for target in words.filter(|w| !w.is_empty() && !w.contains('=') && !targets.contains(w)) {
                     missing(format!("the Makefile has no target {target}"));
                 }
             }
