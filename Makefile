@@ -99,13 +99,10 @@ soak: rust ## the same with other worlds every day, for nights and weekends
 	@set -x; first=$$(( $$(date +%s) / 86400 * 10000000 )); \
 	$(LOCKED) cargo run --locked --release -p coterie-sim -- --seeds $$first..$$((first + $(SEEDS)))
 
-fuzz: rust ## feeds every decoder from its corpus and beyond, MINUTES (5) each; needs nightly Rust and cargo-fuzz
-	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
-	    echo "missing: rustup toolchain install nightly && cargo install cargo-fuzz --locked"; exit 1; }
-	@for target in $$(cargo +nightly fuzz list); do \
-	    dictionary=fuzz/dictionaries/$$target.dict; [ -f "$$dictionary" ] || dictionary=; \
-	    set -x; $(LOCKED) cargo +nightly fuzz run "$$target" -- \
-	        -max_total_time=$$(( $(MINUTES) * 60 )) $${dictionary:+-dict="$$dictionary"}; set +x; \
+fuzz: rust ## feeds every decoder from its corpus and beyond, MINUTES (5) each; installs nightly Rust and cargo-fuzz if missing
+	@for target in $$(fuzz/run.sh --list); do \
+	    echo "+ fuzz/run.sh $$target $$(( $(MINUTES) * 60 ))"; \
+	    $(LOCKED) fuzz/run.sh "$$target" $$(( $(MINUTES) * 60 )); \
 	done
 
 bench: rust ## measures handshakes a second, on one core, each side by itself
