@@ -279,7 +279,7 @@ STEP_BODY = {OFFER: 1184, ANSWER_STEP: 1088, CONFIRM: 40}
 def seal_step(key: bytes, step: int, receiver_index: int, body: bytes) -> bytes:
     """A provisional frame: `key` is `k_i` for offer and confirm, `k_r` for the answer."""
     header = u8(PROVISIONAL) + u8(step) + bytes(2) + u32(receiver_index)
-    return header + AESGCM(key).encrypt(bytes(11) + u8(step), body, header)
+    return header + AESGCMSIV(key).encrypt(bytes(11) + u8(step), body, header)
 
 
 def step_header(message: bytes) -> tuple[int, int]:
@@ -293,7 +293,7 @@ def step_header(message: bytes) -> tuple[int, int]:
 
 
 def open_step(key: bytes, message: bytes) -> bytes:
-    return aead_open(AESGCM(key), bytes(11) + message[1:2], message[8:], message[:8], "provisional frame does not open")
+    return aead_open(AESGCMSIV(key), bytes(11) + message[1:2], message[8:], message[:8], "provisional frame does not open")
 
 
 def encapsulate(ek: bytes) -> tuple[bytes, bytes]:

@@ -67,6 +67,9 @@ pub enum NotLearned {
     /// The same as what is known.
     #[error("the object is known")]
     Known,
+    /// A head whose revocations are not known yet.
+    #[error("the head pins revocations that are not known yet")]
+    Early,
 }
 
 impl Membership {
@@ -153,14 +156,20 @@ impl Membership {
     #[must_use]
     pub fn initiating_key(&self, tag: CommunityTag, now: Instant) -> Option<&EpochKey> {
         let time = self.time(now);
-        let held = self.keys.iter().find(|h| h.key.tag == tag && h.activates <= time && time < h.retires)?;
+        let held = self
+            .keys
+            .iter()
+            .find(|h| h.key.tag == tag && h.activates <= time && time < h.retires)?;
         Some(&held.key)
     }
 
     /// The key of one epoch.
     #[must_use]
     pub fn key(&self, tag: CommunityTag, epoch: Epoch) -> Option<&EpochKey> {
-        self.keys.iter().map(|held| &held.key).find(|key| key.tag == tag && key.epoch == epoch)
+        self.keys
+            .iter()
+            .map(|held| &held.key)
+            .find(|key| key.tag == tag && key.epoch == epoch)
     }
 
     /// True when an epoch admits new sessions.
@@ -187,7 +196,10 @@ impl Membership {
     fn verifying(&self, now: Instant, verifies: impl Fn(&HeldKey) -> bool) -> Option<&EpochKey> {
         let time = self.time(now);
         let early = time.plus(EARLY);
-        let held = self.keys.iter().find(|held| held.activates <= early && time < held.retires && verifies(held))?;
+        let held = self
+            .keys
+            .iter()
+            .find(|held| held.activates <= early && time < held.retires && verifies(held))?;
         Some(&held.key)
     }
 
@@ -281,6 +293,10 @@ impl Membership {
             if **old == *manifest {
                 return Err(NotLearned::Known);
             }
+            // What has ended, or will, is not given more time by somebody who shows what was said before.
+            if manifest.retires > old.retires {
+                return Err(NotLearned::Lower);
+            }
         }
         if let Some(held) = self.keys.iter_mut().find(|held| (held.key.tag, held.key.epoch) == at) {
             held.activates = manifest.activates;
@@ -351,6 +367,9 @@ impl Membership {
         if head.revision < revision {
             return Err(NotLearned::Lower);
         }
+        if head.revision > revision {
+            return Err(NotLearned::Early);
+        }
         let pinned = self.revocations.as_ref().is_some_and(|r| head_hash(r) == head.hash);
         if !pinned {
             return Err(NotLearned::Foreign);
@@ -364,10 +383,11 @@ impl Membership {
         Ok(())
     }
 
-    /// Revocations and head as signed, to hand to a peer that is behind.
+    /// Revocations and head as signed, to hand to a peer that is behind. A head that pins older revocations is of no use to it.
     #[must_use]
     pub fn difference(&self) -> (Option<&Signed<Revocations>>, Option<&Signed<Head>>) {
-        (self.revocations.as_ref(), self.head.as_ref())
+        let (_, revision) = self.known();
+        (self.revocations.as_ref(), self.head.as_ref().filter(|h| h.revision == revision))
     }
 
     /// Erases keys of epochs that retired; the previous epoch is of no use to anybody then.
@@ -380,7 +400,11 @@ impl Membership {
     #[must_use]
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
         let time = self.time(now);
-        self.keys.iter().map(|held| held.retires).min().map(|t| now + t.since(time))
+        self.keys
+            .iter()
+            .map(|held| held.retires)
+            .min()
+            .map(|t| now + t.since(time))
     }
 
     /// Erases every key and statement: the machine was forked.

@@ -27,7 +27,8 @@ pub struct Roots {
     pub r2i: Secret<32>,
 }
 
-/// The keys of the three provisional frames; each frame is sealed once and repeated as bytes.
+/// The keys of the three provisional frames; each frame is sealed once and repeated as bytes. A machine that is forked in the
+/// middle of a handshake seals a step twice under one nonce; the cipher is one of which that reveals only equality.
 pub struct Provisional {
     initiator: Key,
     responder: Key,
@@ -36,8 +37,8 @@ pub struct Provisional {
 impl Provisional {
     fn new(e: &Established) -> Self {
         Self {
-            initiator: Key::new(Suite::Aes256Gcm, &e.initiator_key),
-            responder: Key::new(Suite::Aes256Gcm, &e.responder_key),
+            initiator: Key::new(Suite::Aes256GcmSiv, &e.initiator_key),
+            responder: Key::new(Suite::Aes256GcmSiv, &e.responder_key),
         }
     }
 

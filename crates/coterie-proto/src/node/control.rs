@@ -248,7 +248,11 @@ impl Node {
         let head = r.counted(DIFFERENCE_MAX, "head").map_err(malformed)?;
         r.finish().map_err(malformed)?;
         if !revocations.is_empty() {
-            let list = Unverified::parse(revocations).map_err(malformed)?;
+            let list = Unverified::<coterie_model::Revocations>::parse(revocations).map_err(malformed)?;
+            // The issuer may have told more while the difference was on its way.
+            if list.claimed().revision <= self.membership.known().1 {
+                return Ok(());
+            }
             let learned = self.membership.learn_revocations(list);
             self.report(learned);
             self.drop_revoked();
@@ -277,7 +281,7 @@ impl Node {
     /// Turns a refusal to learn into an alarm where it should wake somebody.
     pub(super) fn report(&mut self, learned: Result<(), NotLearned>) {
         let alarm = match learned {
-            Ok(()) | Err(NotLearned::Known) => return,
+            Ok(()) | Err(NotLearned::Known | NotLearned::Early) => return,
             Err(NotLearned::Lower) => Alarm::Rollback,
             Err(NotLearned::Foreign) => Alarm::Foreign,
         };

@@ -43,7 +43,8 @@ impl Node {
     /// Step 4: seal, or wait for a session.
     fn send(&mut self, id: PeerId, packet: &[u8], now: Instant, ports: &mut impl Ports) -> Outcome {
         if self.peers[id].has_session() {
-            return match self.seal_to(id, packet, now, ports) {
+            let salt = self.salt;
+            return match self.seal_to(id, packet, salt, now, ports) {
                 Ok(()) => Outcome::Sent,
                 Err(CounterSpent) => self.dropped(DropReason::CounterLimit),
             };
@@ -67,8 +68,14 @@ impl Node {
     }
 
     /// Seals `text` under the current session of `id`, which has one.
-    fn seal_to(&mut self, id: PeerId, text: &[u8], now: Instant, ports: &mut impl Ports) -> Result<(), CounterSpent> {
-        let salt = self.salt;
+    fn seal_to(
+        &mut self,
+        id: PeerId,
+        text: &[u8],
+        salt: [u8; 4],
+        now: Instant,
+        ports: &mut impl Ports,
+    ) -> Result<(), CounterSpent> {
         let peer = &mut self.peers[id];
         let Some(to) = peer.endpoint() else { return Ok(()) };
         let live = peer.live();
@@ -97,10 +104,15 @@ impl Node {
         Ok(())
     }
 
-    /// Sends what waited, now that there is a session.
+    /// Sends what waited, now that there is a session: a batch of its own, with a salt of its own, because the last batch from
+    /// inside may be older than a fork.
     pub(super) fn flush_queue(&mut self, id: PeerId, now: Instant, ports: &mut impl Ports) {
+        if self.peers[id].live().queue.is_empty() {
+            return;
+        }
+        let salt = self.entropy.salt();
         while let Some(packet) = self.peers[id].live().queue.pop_front() {
-            if self.seal_to(id, &packet, now, ports).is_err() {
+            if self.seal_to(id, &packet, salt, now, ports).is_err() {
                 self.counts.drops.count(DropReason::CounterLimit);
             }
         }
