@@ -11,3 +11,8 @@ pub use node::{Answer, Failure, Reply, Request};
 
 /// Where `coteried` listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/coterie/coteried.sock";
+
+/// Name of the nftables tables of a lockdown, which outlives `coteried`.
+pub const LOCKDOWN_TABLE: &str = "coterie";
+/// Priority of the first routing rule of a lockdown.
+pub const LOCKDOWN_PRIORITY: u32 = 5_270;

@@ -26,8 +26,10 @@ pub enum Request {
     },
     /// Reads the bundle again, as SIGHUP does.
     Reload,
-    /// Ends every session and stops the daemon.
+    /// Ends every session and stops the daemon. Lockdown stays: the machine is dark, not open.
     Down,
+    /// Takes lockdown away: from now on programs of this machine may send in clear text.
+    Unlock,
     /// Metrics in Prometheus text format.
     Metrics,
 }
@@ -52,7 +54,7 @@ pub enum Answer {
     Explanation(Explanation),
     /// To [`Request::Ping`].
     Pong(Pong),
-    /// To [`Request::Reload`] and [`Request::Down`].
+    /// To [`Request::Reload`], [`Request::Down`] and [`Request::Unlock`].
     Done,
     /// To [`Request::Metrics`].
     Metrics(String),

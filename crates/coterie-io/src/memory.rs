@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
-use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::mm::{MlockAllFlags, mlockall, munlockall};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sd_notify::NotifyState;
 
@@ -164,15 +164,25 @@ pub fn forbid_dumps() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// Room that a process must still be able to map when all of it is locked.
+const LOCKED_ROOM: usize = 64 << 20;
+
 /// Keeps all memory of this process, present and future, out of swap.
 ///
 /// # Errors
-/// `PermissionDenied` or `OutOfMemory` when the limit on locked memory (`LimitMEMLOCK=`) is too low. The caller decides
-/// whether to go on.
+/// `PermissionDenied` or `OutOfMemory` when the limit on locked memory (`LimitMEMLOCK=`) is too low, also for what the
+/// process has yet to map; nothing is locked then. The caller decides whether to go on.
 pub fn lock_process_memory() -> io::Result<()> {
-    Ok(mlockall(
-        MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT,
-    )?)
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?;
+    // The limit counts what is mapped later too, and an allocation that it refuses would end the process.
+    if Vec::<u8>::new().try_reserve_exact(LOCKED_ROOM).is_err() {
+        munlockall()?;
+        return Err(io::Error::new(
+            io::ErrorKind::OutOfMemory,
+            "the limit on locked memory leaves no room to work in; raise LimitMEMLOCK=",
+        ));
+    }
+    Ok(())
 }
 
 /// Gives a copy of `descriptor` to the service manager, which hands it to the next start of this service under `name` (up

@@ -1,6 +1,6 @@
 //! The loop: batches from the inside and the outside through the core and back out, until somebody says stop.
 //!
-//! Order within a turn: records are stored before anything is sent ([`Driver::flush`]), so that no counter can be used twice,
+//! Order within a turn: records are stored before anything is sent (`Driver::flush`), so that no counter can be used twice,
 //! whatever happens next.
 
 use std::collections::BTreeMap;
@@ -388,6 +388,14 @@ impl Driver {
                 let _gone = reply.try_send(Reply::Ok(Answer::Done));
                 return Some(Left::Reload);
             }
+            Request::Unlock => match self.unlock() {
+                Ok(()) => Reply::Ok(Answer::Done),
+                Err(error) => Reply::Error(Failure {
+                    code: "lockdown".into(),
+                    message: format!("lockdown could not be taken away: {error}"),
+                    remedy: "look at `nft list tables` and `ip rule`".into(),
+                }),
+            },
             Request::Down => {
                 let _gone = reply.try_send(Reply::Ok(Answer::Done));
                 return Some(Left::Stop);
@@ -428,6 +436,17 @@ impl Driver {
             }
             Err(error) => format!("unknown: {error}"),
         };
+    }
+
+    /// Opens the machine to clear text, because a person asked for it.
+    fn unlock(&mut self) -> std::io::Result<()> {
+        if let Some(lockdown) = &self.lockdown {
+            lockdown.remove()?;
+            tracing::warn!("lockdown taken away on request: clear text is no longer stopped");
+        }
+        self.lockdown = None;
+        self.lockdown_state = "off".into();
+        Ok(())
     }
 
     fn resolve(&self, destination: &str) -> Result<IpAddr, Failure> {

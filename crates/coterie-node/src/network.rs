@@ -126,14 +126,14 @@ pub fn lockdown(options: &Options, opened: &Opened) -> anyhow::Result<Option<Loc
         bail!("no outside interface found to lock down; name it with --outside, or start with --lockdown off");
     }
     Ok(Some(Lockdown {
-        table_name: "coterie".into(),
+        table_name: coterie_api::LOCKDOWN_TABLE.into(),
         outside,
         port: options.listen.map_or(opened.port, |a| a.port()),
         mark: MARK,
         allow: Vec::new(),
         dhcp: true,
         routing: Routing {
-            priority: 5_270,
+            priority: coterie_api::LOCKDOWN_PRIORITY,
             inside_table: None,
             inside: pools(opened)?,
         },

@@ -56,7 +56,11 @@ fn a_planned_epoch_loses_nothing_at_80_percent_of_the_loss_free_rate() {
         assert_eq!(throughput.lost, 0);
         // Under the new key, and not only beside the old session: a fresh contact uses it.
         let epoch = |site: &Site| site.machine("one").status().peers[0].session.as_ref().map(|s| s.epoch);
-        assert_eq!(epoch(&site), Some(1), "the live session goes on under the epoch that admitted it");
+        assert_eq!(
+            epoch(&site),
+            Some(1),
+            "the live session goes on under the epoch that admitted it"
+        );
         site.machine("two").daemon().kill().expect("killed");
         site.machine_mut("two").start();
         site.machine("two").wait_ready();

@@ -20,7 +20,11 @@ fn members_are_answered_under_a_flood_of_forged_handshakes() {
     within_namespaces(|| {
         let communities: Vec<String> = (0..64).map(|n| format!("c{n}")).collect();
         let communities: Vec<&str> = communities.iter().map(String::as_str).collect();
-        let mut site = Site::new(&[("victim", &communities), ("member", &communities[63..]), ("flooder", &["other"])]);
+        let mut site = Site::new(&[
+            ("victim", &communities),
+            ("member", &communities[63..]),
+            ("flooder", &["other"]),
+        ]);
         site.machine_mut("victim").start();
         site.machine_mut("member").start();
         site.machine("victim").wait_ready();
@@ -41,9 +45,14 @@ fn members_are_answered_under_a_flood_of_forged_handshakes() {
         let in_time = times.iter().filter(|t| **t <= Duration::from_secs(1)).count();
         let rate = sent.load(Ordering::Relaxed) as f64 / elapsed.as_secs_f64();
         let drops = site.machine("victim").status().counters.drops;
-        eprintln!("{rate:.0} forged a second, {in_time} of {LEGITIMATE} members answered within 1 s; victim dropped {drops:?}");
+        eprintln!(
+            "{rate:.0} forged a second, {in_time} of {LEGITIMATE} members answered within 1 s; victim dropped {drops:?}"
+        );
         assert!(in_time * 100 >= LEGITIMATE * 99, "{times:?}");
-        assert!(drops.get("stranger").copied().unwrap_or(0) > 10_000, "the flood reached the victim: {drops:?}");
+        assert!(
+            drops.get("stranger").copied().unwrap_or(0) > 10_000,
+            "the flood reached the victim: {drops:?}"
+        );
     });
 }
 
@@ -55,7 +64,10 @@ fn fresh_session(site: &Site) -> Duration {
     if started.is_err() || wait_for("the member to be ready", DEADLINE, socket).is_err() {
         return Duration::MAX;
     }
-    let request = Request::Ping { destination: "victim".into(), timeout_ms: 5000 };
+    let request = Request::Ping {
+        destination: "victim".into(),
+        timeout_ms: 5000,
+    };
     let asked = Instant::now();
     match socket().map(|mut client| client.call(&request)) {
         Some(Ok(_)) => asked.elapsed(),

@@ -8,23 +8,32 @@ use coterie_lab::{programs::Ping, wait_for, within_namespaces};
 use crate::site::{DEADLINE, Site, name, now};
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the repository")
 }
 
 /// Where its packages are, or why the test cannot run.
 fn packages() -> Result<PathBuf, String> {
-    let path = std::env::var_os("COTERIE_PYTHON_PACKAGES")
-        .map_or_else(|| repository().join("target/python"), PathBuf::from);
+    let path =
+        std::env::var_os("COTERIE_PYTHON_PACKAGES").map_or_else(|| repository().join("target/python"), PathBuf::from);
     if path.join("cryptography").is_dir() {
         return Ok(path);
     }
-    Err(format!("skipped: the Python peer's packages are not in {}; `make python` installs them", path.display()))
+    Err(format!(
+        "skipped: the Python peer's packages are not in {}; `make python` installs them",
+        path.display()
+    ))
 }
 
 /// What the peer holds, as `coterie bundle show --secrets -o json` prints it.
 fn identity(site: &mut Site, member: &str) -> String {
     use coterie_control::bundle::Bundle;
-    let text = site.issuer.issue(&name(member), now(), &mut coterie_node::entropy::SystemEntropy).expect("a bundle");
+    let text = site
+        .issuer
+        .issue(&name(member), now(), &mut coterie_node::entropy::SystemEntropy)
+        .expect("a bundle");
     let keys = &site.machine(member).keys;
     let bundle = Bundle::parse(text.as_bytes()).expect("a bundle");
     let opened = bundle.open(keys, None, now(), 0).expect("opened");
@@ -33,7 +42,14 @@ fn identity(site: &mut Site, member: &str) -> String {
     let keys_json = opened
         .keys
         .iter()
-        .map(|k| format!(r#"{{"tag":"{}","epoch":{},"key":"{}"}}"#, k.tag, k.epoch, hex(k.key.expose())))
+        .map(|k| {
+            format!(
+                r#"{{"tag":"{}","epoch":{},"key":"{}"}}"#,
+                k.tag,
+                k.epoch,
+                hex(k.key.expose())
+            )
+        })
         .collect();
     let peers = opened
         .directory
@@ -88,14 +104,26 @@ fn the_python_peer_calls_and_is_called() {
                 .deadline(Duration::from_secs(30))
         };
         for suite in ["aes-256-gcm", "chacha20-poly1305", "aes-256-gcm-siv"] {
-            let called = peer(&["ping", "--peer", "rust", "--count", "3", "--rekey", "--prefer", suite]).run().expect("runs");
+            let called = peer(&["ping", "--peer", "rust", "--count", "3", "--rekey", "--prefer", suite])
+                .run()
+                .expect("runs");
             assert!(called.is_success(), "{suite}: {}{}", called.stdout, called.stderr);
             assert_eq!(called.stdout.matches(r#""echo""#).count(), 3, "{}", called.stdout);
-            assert!(called.stdout.contains(suite) && called.stdout.contains(r#""rekey": "done""#), "{}", called.stdout);
+            assert!(
+                called.stdout.contains(suite) && called.stdout.contains(r#""rekey": "done""#),
+                "{}",
+                called.stdout
+            );
         }
         let served = peer(&["serve", "--seconds", "20"]).spawn().expect("starts");
-        wait_for("the peer to listen", DEADLINE, || served.stdout().contains("listening").then_some(())).expect("listens");
-        let pinged = Ping::new(python.inside).count(3).from(&site.machine("rust").host).expect("ping runs");
+        wait_for("the peer to listen", DEADLINE, || {
+            served.stdout().contains("listening").then_some(())
+        })
+        .expect("listens");
+        let pinged = Ping::new(python.inside)
+            .count(3)
+            .from(&site.machine("rust").host)
+            .expect("ping runs");
         assert_eq!(pinged.received, 3, "{pinged:?} {}", served.stdout());
     });
 }

@@ -30,9 +30,15 @@ fn identity_and_traffic_come_back_after_kill_9() {
                 .from(&site.machine(from).host)
                 .expect("ping runs");
             let resumed = killed.elapsed() - Duration::from_millis(10) * u32::try_from(pinged.received).expect("few");
-            eprintln!("from {from}: identity after {identity:?}, {} of 100 answered, resumed within {resumed:?}", pinged.received);
+            eprintln!(
+                "from {from}: identity after {identity:?}, {} of 100 answered, resumed within {resumed:?}",
+                pinged.received
+            );
             assert!(identity <= Duration::from_millis(100), "identity took {identity:?}");
-            assert!(pinged.received > 0 && resumed <= Duration::from_secs(1), "traffic took {resumed:?}: {pinged:?}");
+            assert!(
+                pinged.received > 0 && resumed <= Duration::from_secs(1),
+                "traffic took {resumed:?}: {pinged:?}"
+            );
         }
     });
 }

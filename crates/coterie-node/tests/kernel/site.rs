@@ -21,7 +21,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 const SOCKET: &str = "coteried.sock";
 
 /// What is common to all enclaves of these tests.
-const HEAD: &str = "version = 1\n[enclave]\nname = \"shop\"\npools = [\"10.77.0.0/16\", \"fd77::/48\"]\nlease = \"1d\"\n";
+const HEAD: &str =
+    "version = 1\n[enclave]\nname = \"shop\"\npools = [\"10.77.0.0/16\", \"fd77::/48\"]\nlease = \"1d\"\n";
 
 pub(crate) struct Site {
     pub(crate) lab: Lab,
@@ -43,7 +44,12 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 pub(crate) fn now() -> UnixTime {
-    UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs())
+    UnixTime(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970")
+            .as_secs(),
+    )
 }
 
 impl Site {
@@ -64,9 +70,20 @@ impl Site {
             let request = bundle::Request::new(&keys).expect("a request");
             issuer.admit(&request, now(), &mut SystemEntropy).expect("admitted");
             let inside = IpAddr::from([10, 77, 0, u8::try_from(number).expect("few machines")]);
-            machines.push(Machine { name: name(member), host, keys, inside, daemon: None });
+            machines.push(Machine {
+                name: name(member),
+                host,
+                keys,
+                inside,
+                daemon: None,
+            });
         }
-        let mut site = Self { lab, bridge, issuer, machines };
+        let mut site = Self {
+            lab,
+            bridge,
+            issuer,
+            machines,
+        };
         site.issue();
         site
     }
@@ -74,16 +91,24 @@ impl Site {
     /// Issues everybody's bundle anew and puts it in place.
     pub(crate) fn issue(&mut self) {
         for machine in &self.machines {
-            let bundle = self.issuer.issue(&machine.name, now(), &mut SystemEntropy).expect("a bundle");
+            let bundle = self
+                .issuer
+                .issue(&machine.name, now(), &mut SystemEntropy)
+                .expect("a bundle");
             machine.host.write_file("bundle", bundle).expect("a file");
-            machine.host.write_file("keys", machine.keys.to_text().as_bytes()).expect("a file");
+            machine
+                .host
+                .write_file("keys", machine.keys.to_text().as_bytes())
+                .expect("a file");
         }
     }
 
     /// Rolls a community's key by plan.
     pub(crate) fn roll(&mut self, community: &str, activates_in: Duration) {
         let kind = Roll::Scheduled { activates_in };
-        self.issuer.roll(&name(community), kind, now(), &mut SystemEntropy).expect("a new epoch");
+        self.issuer
+            .roll(&name(community), kind, now(), &mut SystemEntropy)
+            .expect("a new epoch");
     }
 
     /// Starts everybody and waits until they are ready.
@@ -97,11 +122,17 @@ impl Site {
     }
 
     pub(crate) fn machine(&self, member: &str) -> &Machine {
-        self.machines.iter().find(|m| m.name.as_str() == member).expect("a machine of this name")
+        self.machines
+            .iter()
+            .find(|m| m.name.as_str() == member)
+            .expect("a machine of this name")
     }
 
     pub(crate) fn machine_mut(&mut self, member: &str) -> &mut Machine {
-        self.machines.iter_mut().find(|m| m.name.as_str() == member).expect("a machine of this name")
+        self.machines
+            .iter_mut()
+            .find(|m| m.name.as_str() == member)
+            .expect("a machine of this name")
     }
 }
 
@@ -113,8 +144,16 @@ impl Machine {
     /// `coteried` with everything in the machine's own directory.
     pub(crate) fn command(&self) -> HostCommand {
         let at = |file: &str| self.host.directory().join(file);
-        let mut command = self.host.command(env!("CARGO_BIN_EXE_coteried")).args(["--log", "debug"]);
-        for (option, file) in [("--bundle", "bundle"), ("--keys", "keys"), ("--state", "state"), ("--socket", SOCKET)] {
+        let mut command = self
+            .host
+            .command(env!("CARGO_BIN_EXE_coteried"))
+            .args(["--log", "debug"]);
+        for (option, file) in [
+            ("--bundle", "bundle"),
+            ("--keys", "keys"),
+            ("--state", "state"),
+            ("--socket", SOCKET),
+        ] {
             command = command.arg(option).arg(at(file));
         }
         command
@@ -137,22 +176,35 @@ impl Machine {
     }
 
     pub(crate) fn status(&self) -> Status {
-        match Client::connect(&self.socket()).expect("a socket").call(&Request::Status).expect("a status") {
+        match Client::connect(&self.socket())
+            .expect("a socket")
+            .call(&Request::Status)
+            .expect("a status")
+        {
             Answer::Status(status) => *status,
             other => panic!("{other:?}"),
         }
     }
 
     pub(crate) fn ping(&self, member: &str) -> Pong {
-        let request = Request::Ping { destination: member.into(), timeout_ms: 5000 };
-        match Client::connect(&self.socket()).expect("a socket").call(&request).expect("an answer") {
+        let request = Request::Ping {
+            destination: member.into(),
+            timeout_ms: 5000,
+        };
+        match Client::connect(&self.socket())
+            .expect("a socket")
+            .call(&request)
+            .expect("an answer")
+        {
             Answer::Pong(pong) => pong,
             other => panic!("{other:?}"),
         }
     }
 
     pub(crate) fn reload(&self) {
-        let answer = Client::connect(&self.socket()).expect("a socket").call(&Request::Reload);
+        let answer = Client::connect(&self.socket())
+            .expect("a socket")
+            .call(&Request::Reload);
         assert_eq!(answer.expect("an answer"), Answer::Done);
     }
 }
@@ -167,7 +219,9 @@ fn enclave_file(members: &[(&str, &[&str])]) -> String {
     }
     for (number, (member, communities)) in (1..).zip(members) {
         text += &format!("[template.{member}]\ncommunities = {communities:?}\n");
-        text += &format!("[member.{member}]\ntemplate = \"{member}\"\naddresses = [\"10.77.0.{number}\", \"fd77::{number}\"]\n");
+        text += &format!(
+            "[member.{member}]\ntemplate = \"{member}\"\naddresses = [\"10.77.0.{number}\", \"fd77::{number}\"]\n"
+        );
         text += &format!("endpoints = [\"192.0.2.{number}\"]\n");
     }
     text

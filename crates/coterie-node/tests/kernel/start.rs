@@ -34,7 +34,10 @@ fn the_first_packet_is_delivered_in_60_ms() {
                 .collect();
             stop.store(true, Ordering::Relaxed);
             times.sort_unstable();
-            eprintln!("start to first delivered packet: median {:?}, all {times:?}", times[ROUNDS / 2]);
+            eprintln!(
+                "start to first delivered packet: median {:?}, all {times:?}",
+                times[ROUNDS / 2]
+            );
             assert!(times[ROUNDS / 2] <= Duration::from_millis(60), "{times:?}");
         });
     });
@@ -64,7 +67,9 @@ fn echo(at: SocketAddr, stop: &AtomicBool) {
 fn first_answer(to: SocketAddr) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while Instant::now() < deadline {
-        let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else { continue };
+        let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else {
+            continue;
+        };
         socket.set_read_timeout(Some(Duration::from_millis(2))).expect("set");
         if socket.connect(to).is_err() || socket.send(b"first").is_err() {
             std::thread::yield_now();

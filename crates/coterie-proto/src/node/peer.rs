@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use coterie_crypto::{aead::Suite, dh::PublicKey};
-use coterie_model::{CommunityTag, Epoch, Instant, MemberId, Name, Prefix, Signed, Statement};
+use coterie_model::{CommunityTag, Epoch, Instant, MemberId, Name, Prefix, Statement};
 
 use super::state::{Incoming, Outgoing};
 use crate::{session::Session, wire::datagram::MAC_LEN};
@@ -19,7 +19,7 @@ pub(super) struct Peer {
     pub(super) member: Option<MemberId>,
     pub(super) static_key: Option<PublicKey>,
     /// Checked, one for each shared community.
-    pub(super) statements: Vec<Signed<Statement>>,
+    pub(super) statements: Vec<Statement>,
     /// Shared communities that the directory says it is in.
     pub(super) communities: Vec<CommunityTag>,
     pub(super) addresses: Vec<Prefix>,
@@ -119,7 +119,7 @@ impl Peer {
         self.live.as_ref().is_some_and(|l| l.current.is_some())
     }
 
-    pub(super) fn statement(&self, tag: CommunityTag) -> Option<&Signed<Statement>> {
+    pub(super) fn statement(&self, tag: CommunityTag) -> Option<&Statement> {
         self.statements.iter().find(|s| s.tag == tag)
     }
 

@@ -109,8 +109,12 @@ impl Node {
         let peer = &mut self.peers[id];
         match peer.statements.iter_mut().find(|s| s.tag == statement.tag) {
             Some(old) if old.serial >= statement.serial => return id,
-            Some(old) => *old = statement,
-            None => peer.statements.push(statement),
+            Some(old) => *old = statement.into_value(),
+            None => {
+                // Most members share one community: no room is kept for more.
+                peer.statements.reserve_exact(1);
+                peer.statements.push(statement.into_value());
+            }
         }
         let mut addresses: Vec<_> = peer
             .statements
