@@ -23,8 +23,8 @@ pub(crate) enum Command {
     Demo(DemoArguments),
     /// Make this machine a member: start coteried with a bundle and wait until it is ready
     Up(node::up::UpArguments),
-    /// End all sessions and stop coteried
-    Down(node::NodeArguments),
+    /// End all sessions and stop coteried; a lockdown stays unless --unlock
+    Down(node::down::DownArguments),
     /// Show this machine's state: communities, peers, sessions, drops
     Status(node::ReadArguments),
     /// Measure sealed round trips to a member, making a session if there is none
@@ -54,7 +54,7 @@ pub(crate) enum Command {
         /// Where to; it must exist
         directory: PathBuf,
     },
-    /// Stop coteried after a while unless `coterie up --confirm` comes first
+    /// Stop coteried and lift its lockdown after a while unless `coterie up --confirm` comes first
     #[command(hide = true)]
     Revert(node::revert::RevertArguments),
 }

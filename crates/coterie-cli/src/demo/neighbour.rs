@@ -225,11 +225,25 @@ fn still_works(world: &World) -> anyhow::Result<String> {
                 .count(3)
                 .canary(world.canary.as_bytes())
                 .from(&from.host)?;
-            ensure!(pinged.received > 0, "{} no longer reaches {address}", from.name());
+            ensure!(
+                pinged.received > 0,
+                "{} no longer reaches {address}; {}",
+                from.name(),
+                condition(&[from, to])
+            );
             answered += pinged.received;
         }
     }
     Ok(format!("traffic flows as before, {answered} of 24 pings answered"))
+}
+
+/// How machines are, for whoever has to find out what went wrong.
+fn condition(machines: &[&Machine]) -> String {
+    let one = |machine: &&Machine| match machine.status() {
+        Ok(status) => format!("{}: {:?}", machine.name(), status.counters.drops),
+        Err(error) => format!("{}: {error:#}", machine.name()),
+    };
+    machines.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn endpoints(world: &World) -> Vec<SocketAddr> {

@@ -245,7 +245,12 @@ impl Machine {
 
     /// The state of its coteried.
     pub(super) fn status(&self) -> anyhow::Result<Status> {
-        let answer = self.call(&Request::Status)?;
+        let answer = match self.call(&Request::Status) {
+            Err(_) if !self.coteried.is_running() => {
+                anyhow::bail!("coteried on {} ended: {}", self.host.name(), self.said())
+            }
+            answer => answer?,
+        };
         let Answer::Status(status) = answer else {
             return Err(node::unexpected(&answer));
         };

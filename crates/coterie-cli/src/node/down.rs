@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use coterie_api::{Answer, Request};
+use anyhow::Context as _;
+use clap::Args;
+use coterie_api::{Answer, LOCKDOWN_PRIORITY, LOCKDOWN_TABLE, Request};
+use coterie_io::lockdown::{Lockdown, Routing};
 
-use super::{NodeArguments, Socket, systemd};
+use super::{Socket, systemd};
 use crate::{
     exit::{Exit, Stop},
     output,
@@ -13,10 +16,56 @@ use crate::{
 /// How long coteried may take to end its sessions.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-pub(crate) fn run(arguments: &NodeArguments) -> anyhow::Result<()> {
-    let name = arguments.socket.status()?.name;
-    stop(&arguments.socket)?;
-    output::print(&format!("{name} is down"))
+#[derive(Debug, Args)]
+pub(crate) struct DownArguments {
+    /// Take the lockdown away too: clear text can leave this machine again
+    #[arg(long)]
+    unlock: bool,
+    #[command(flatten)]
+    socket: Socket,
+}
+
+pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
+    let status = arguments.socket.status();
+    if !arguments.unlock {
+        let status = status?;
+        stop(&arguments.socket)?;
+        let lockdown = match status.lockdown.as_str() {
+            "off" => "",
+            _ => "; the lockdown stays, until `coterie down --unlock` or the next boot",
+        };
+        return output::print(&format!("{} is down{lockdown}", status.name));
+    }
+    // A lockdown outlives its coteried, so there may be none to stop.
+    let whose = match status {
+        Ok(status) => {
+            stop(&arguments.socket)?;
+            format!("{} is down", status.name)
+        }
+        Err(_) => "no coteried runs".to_owned(),
+    };
+    unlock()?;
+    output::print(&format!("{whose}; clear text can leave this machine again"))
+}
+
+/// Takes the lockdown of this machine away, whoever has loaded it.
+pub(super) fn unlock() -> anyhow::Result<()> {
+    let lockdown = Lockdown {
+        table_name: LOCKDOWN_TABLE.to_owned(),
+        // What follows does not matter for taking rules away, which are found by name and priority.
+        outside: vec!["any".to_owned()],
+        port: 1,
+        mark: 1,
+        allow: Vec::new(),
+        dhcp: false,
+        routing: Routing {
+            priority: LOCKDOWN_PRIORITY,
+            ..Routing::default()
+        },
+    };
+    lockdown
+        .remove()
+        .context("cannot take the lockdown away; run this as root")
 }
 
 /// Stops coteried, by systemd where it was started so, and waits until it is gone.

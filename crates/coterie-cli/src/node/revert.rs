@@ -1,4 +1,4 @@
-//! A way back for people who might cut off their own connection: coteried is stopped again unless somebody says that all
+//! A way back for people who might cut off their own connection: coteried is stopped and its lockdown lifted unless somebody says that all
 //! is well.
 //!
 //! The file beside the control socket *is* the pending reversal: whoever removes it confirms. A process of its own session
@@ -43,10 +43,12 @@ pub(crate) fn run(arguments: &RevertArguments) -> anyhow::Result<()> {
         }
         std::thread::sleep(PAUSE);
     }
-    if fs::remove_file(&pending).is_ok() {
-        down::stop(&arguments.socket)?;
+    if fs::remove_file(&pending).is_err() {
+        return Ok(());
     }
-    Ok(())
+    // The lockdown is what cuts connections, and it outlives coteried.
+    let stopped = down::stop(&arguments.socket);
+    down::unlock().and(stopped)
 }
 
 /// Starts the process that waits, before anything is changed.

@@ -198,7 +198,7 @@ fn ask(arguments: &UpArguments, address: IpAddr) -> anyhow::Result<()> {
 
 fn await_confirmation(arguments: &UpArguments) -> anyhow::Result<()> {
     let how = format!(
-        "coteried is stopped again in {} s unless you run `coterie up --confirm`",
+        "coteried is stopped and the lockdown lifted in {} s unless you run `coterie up --confirm`",
         CONFIRMATION.as_secs()
     );
     if !std::io::stdin().is_terminal() {

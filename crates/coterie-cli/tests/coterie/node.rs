@@ -1,6 +1,8 @@
 //! Commands of a node, with coteried on two hosts.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,6 +68,16 @@ fn on(host: &Host, arguments: &[&str], environment: &[(&str, &str)], code: i32) 
     output
 }
 
+/// Whether a program on the host may send a datagram to a neighbour.
+fn speaks_in_the_clear(host: &Host) -> bool {
+    let send = || UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"clear", "192.0.2.77:9"));
+    match host.within(send).unwrap() {
+        Ok(_) => true,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 fn up(host: &Host, more: &[&str], environment: &[(&str, &str)], code: i32) -> Output {
     let file = |what: &str| host.directory().join(what).display().to_string();
     let (bundle, keys, state) = (file("bundle"), file("keys"), file("state"));
@@ -114,9 +126,12 @@ fn two_machines_come_up_reach_each_other_and_go_down() {
         );
         assert!(on(&left, &["metrics"], &[], 0).stdout.contains("coterie_sent_packets"));
 
-        on(&left, &["down"], &[], 0);
+        assert!(on(&left, &["down"], &[], 0).stdout.contains("the lockdown stays"));
         on(&left, &["status"], &[], 3);
         on(&left, &["down"], &[], 3);
+        assert!(!speaks_in_the_clear(&left), "a lockdown outlives its coteried");
+        on(&left, &["down", "--unlock"], &[], 0);
+        assert!(speaks_in_the_clear(&left));
     });
 }
 
@@ -141,8 +156,10 @@ fn a_lockdown_that_would_cut_ssh_is_asked_for_and_taken_back() {
         assert!(warned.stdout.contains("coterie up --confirm"), "{warned:?}");
         assert!(left.directory().join(pending).exists());
         // The process that waits a minute does what this one does after a moment.
+        assert!(!speaks_in_the_clear(&left));
         on(&left, &["revert", "--after", "10ms"], &[], 0);
         on(&left, &["status"], &[], 3);
+        assert!(speaks_in_the_clear(&left), "whoever was cut off can come back");
         on(&left, &["up", "--confirm"], &[], 1);
 
         up(&right, &["--lockdown", "on", "--yes"], &outside, 0);
