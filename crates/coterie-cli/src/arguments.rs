@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Up(node::up::UpArguments),
     /// End all sessions and stop coteried; a lockdown stays unless --unlock
     Down(node::down::DownArguments),
+    /// Take the lockdown away: clear text can leave this machine again; sessions go on
+    Unlock(node::NodeArguments),
     /// Show this machine's state: communities, peers, sessions, drops
     Status(node::ReadArguments),
     /// Measure sealed round trips to a member, making a session if there is none

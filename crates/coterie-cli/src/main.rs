@@ -40,6 +40,7 @@ fn run(command: Command) -> Outcome {
         Command::Bundle(command) => bundle::run(command),
         Command::Up(up) => node::up::run(&up),
         Command::Down(down) => node::down::run(&down),
+        Command::Unlock(unlock) => node::unlock::run(&unlock),
         Command::Status(status) => node::status::run(&status),
         Command::Ping(ping) => node::ping::run(&ping),
         Command::Wait(wait) => node::wait::run(&wait),

@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use clap::Args;
-use coterie_api::{Answer, LOCKDOWN_PRIORITY, LOCKDOWN_TABLE, Request};
-use coterie_io::lockdown::{Lockdown, Routing};
+use coterie_api::{Answer, Request};
 
-use super::{Socket, systemd};
+use super::{Socket, systemd, unlock};
 use crate::{
     exit::{Exit, Stop},
     output,
@@ -32,7 +30,7 @@ pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
         stop(&arguments.socket)?;
         let lockdown = match status.lockdown.as_str() {
             "off" => "",
-            _ => "; the lockdown stays, until `coterie down --unlock` or the next boot",
+            _ => "; the lockdown stays, until `coterie unlock` or the next boot",
         };
         return output::print(&format!("{} is down{lockdown}", status.name));
     }
@@ -44,28 +42,8 @@ pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
         }
         Err(_) => "no coteried runs".to_owned(),
     };
-    unlock()?;
+    unlock::lift()?;
     output::print(&format!("{whose}; clear text can leave this machine again"))
-}
-
-/// Takes the lockdown of this machine away, whoever has loaded it.
-pub(super) fn unlock() -> anyhow::Result<()> {
-    let lockdown = Lockdown {
-        table_name: LOCKDOWN_TABLE.to_owned(),
-        // What follows does not matter for taking rules away, which are found by name and priority.
-        outside: vec!["any".to_owned()],
-        port: 1,
-        mark: 1,
-        allow: Vec::new(),
-        dhcp: false,
-        routing: Routing {
-            priority: LOCKDOWN_PRIORITY,
-            ..Routing::default()
-        },
-    };
-    lockdown
-        .remove()
-        .context("cannot take the lockdown away; run this as root")
 }
 
 /// Stops coteried, by systemd where it was started so, and waits until it is gone.

@@ -5,6 +5,7 @@ pub(crate) mod ping;
 pub(crate) mod revert;
 pub(crate) mod status;
 pub(crate) mod systemd;
+pub(crate) mod unlock;
 pub(crate) mod up;
 pub(crate) mod wait;
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use super::{Socket, down};
+use super::{Socket, down, unlock};
 use crate::{
     clock,
     disk::{self, Access},
@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &RevertArguments) -> anyhow::Result<()> {
     }
     // The lockdown is what cuts connections, and it outlives coteried.
     let stopped = down::stop(&arguments.socket);
-    down::unlock().and(stopped)
+    unlock::lift().and(stopped)
 }
 
 /// Starts the process that waits, before anything is changed.

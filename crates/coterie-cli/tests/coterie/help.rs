@@ -6,11 +6,12 @@ use std::process::{Command, Stdio};
 use crate::{coterie, root};
 
 /// Every command that people see.
-const COMMANDS: [&[&str]; 25] = [
+const COMMANDS: [&[&str]; 26] = [
     &[],
     &["demo"],
     &["up"],
     &["down"],
+    &["unlock"],
     &["status"],
     &["ping"],
     &["wait"],

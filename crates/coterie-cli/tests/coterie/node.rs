@@ -130,7 +130,7 @@ fn two_machines_come_up_reach_each_other_and_go_down() {
         on(&left, &["status"], &[], 3);
         on(&left, &["down"], &[], 3);
         assert!(!speaks_in_the_clear(&left), "a lockdown outlives its coteried");
-        on(&left, &["down", "--unlock"], &[], 0);
+        on(&left, &["unlock"], &[], 0);
         assert!(speaks_in_the_clear(&left));
     });
 }
@@ -164,6 +164,12 @@ fn a_lockdown_that_would_cut_ssh_is_asked_for_and_taken_back() {
 
         up(&right, &["--lockdown", "on", "--yes"], &outside, 0);
         on(&right, &["up", "--confirm"], &[], 0);
+        assert!(!speaks_in_the_clear(&right));
+        on(&right, &["unlock"], &[], 0);
+        assert!(speaks_in_the_clear(&right));
+        assert!(on(&right, &["status"], &[], 0).stdout.contains("lockdown   off"));
+        on(&right, &["down", "--unlock"], &[], 0);
+        up(&right, &["--lockdown", "on"], &[], 0);
         on(&right, &["revert", "--after", "10ms"], &[], 0);
         on(&right, &["status"], &[], 0);
 
