@@ -109,6 +109,7 @@ fn fetch_and_ping(world: &World, from: &Machine, to: &Machine) -> anyhow::Result
         fetches.push(milliseconds(fetched.took.as_secs_f64() * 1e3));
         let pinged = Ping::new(address)
             .count(5)
+            .interval(sight::INTERVAL)
             .canary(world.canary.as_bytes())
             .from(&from.host)?;
         ensure!(

@@ -10,6 +10,9 @@ use coterie_lab::{Host, Neighbour, Network};
 /// Said in the clear, before anything is locked, so that it is known that clear text would be seen.
 pub(super) const CONTROL: &str = "control-canary";
 
+/// From one ping to the next. ping waits no longer than that for the last answer, and this machine is busy.
+pub(super) const INTERVAL: Duration = Duration::from_millis(40);
+
 /// The time of captures.
 pub(super) fn now() -> anyhow::Result<Duration> {
     SystemTime::now()
@@ -61,7 +64,11 @@ fn concerns(network: Network, ones: &[IpAddr], others: &[IpAddr]) -> bool {
 pub(super) fn control(neighbour: &Neighbour, one: &Host, other: &Host) -> anyhow::Result<String> {
     let since = now()?;
     for address in [other.ipv4(), other.ipv6()].into_iter().flatten() {
-        let pinged = Ping::new(address).count(5).canary(CONTROL).from(one)?;
+        let pinged = Ping::new(address)
+            .count(5)
+            .interval(INTERVAL)
+            .canary(CONTROL)
+            .from(one)?;
         ensure!(pinged.is_success(), "ping {address} got no answer");
     }
     let frames = between(neighbour, one, other, since);
