@@ -387,7 +387,10 @@ impl Membership {
     #[must_use]
     pub fn difference(&self) -> (Option<&Signed<Revocations>>, Option<&Signed<Head>>) {
         let (_, revision) = self.known();
-        (self.revocations.as_ref(), self.head.as_ref().filter(|h| h.revision == revision))
+        (
+            self.revocations.as_ref(),
+            self.head.as_ref().filter(|h| h.revision == revision),
+        )
     }
 
     /// Erases keys of epochs that retired; the previous epoch is of no use to anybody then.
