@@ -4,7 +4,7 @@
 use std::os::unix::fs::DirBuilderExt;
 
 use anyhow::Context;
-use coterie_io::{clock, memory};
+use coterie_io::{clock, lockdown::Lockdown, memory};
 use coterie_model::UnixTime;
 use coterie_proto::Node;
 use sd_notify::NotifyState;
@@ -38,23 +38,24 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     make_state_directory(options)?;
+    // A machine that was dark stays dark, also when what follows fails: an ended membership does not open it.
+    let last = network::last_lockdown(options)?;
+    load(last.as_ref())?;
     let identity = Identity::load(options, kept)?;
     let keys = identity.parse_keys(options)?;
-    let mut journal = Journal::open(&options.state.join("journal"), *keys.static_key().public())
+    let mut journal = Journal::open(&options.state, *keys.static_key().public())
         .with_context(|| format!("cannot open the journal in {}", options.state.display()))?;
     let opened = identity.open(options, wall(), journal.serial())?;
     journal.accept_serial(opened.serial)?;
     identity.keep(options)?;
 
     let lockdown = network::lockdown(options, &opened)?;
-    if let Some(lockdown) = &lockdown {
-        let installed = lockdown
-            .install()
-            .context("cannot load lockdown, so nothing is started (it fails closed)")?;
-        if !installed.egress {
-            tracing::warn!("this kernel has no egress hook: programs with raw sockets are not stopped");
-        }
+    load(lockdown.as_ref())?;
+    if let (None, Some(last)) = (&lockdown, &last) {
+        last.remove()
+            .context("cannot take away the lockdown that is no longer wanted")?;
     }
+    network::remember_lockdown(options, lockdown.as_ref())?;
     let inside = network::make_inside(options, &opened)?;
     let udp = network::open_outside(options, &opened)?;
     let port = udp.local_address()?.port();
@@ -80,6 +81,18 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     tracing::info!(interface = driver.tun.name(), port, identity = driver.identity, "ready");
     notify(&[NotifyState::Ready]);
     attend(options, &mut driver)
+}
+
+/// Puts lockdown in force, if it is wanted.
+fn load(lockdown: Option<&Lockdown>) -> anyhow::Result<()> {
+    let Some(lockdown) = lockdown else { return Ok(()) };
+    let installed = lockdown
+        .install()
+        .context("cannot load lockdown, so nothing is started (it fails closed)")?;
+    if !installed.egress {
+        tracing::warn!("this kernel has no egress hook: programs with raw sockets are not stopped");
+    }
+    Ok(())
 }
 
 fn attend(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
@@ -114,18 +127,30 @@ fn reload(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
     let same = driver.node.static_key() == &own;
     let floor = if same { driver.journal.serial() } else { 0 };
     let opened = identity.open(options, wall(), floor)?;
-    let mut links = coterie_io::link::Links::open()?;
-    network::set_addresses(&mut links, driver.tun.name(), &opened)?;
-    if same {
-        driver.journal.accept_serial(opened.serial)?;
-        identity.keep(options)?;
-        driver.node.handle_update(identity::update(opened), now());
-        return Ok(());
-    }
-    driver.shut_down()?;
-    driver.journal = Journal::open(&options.state.join("journal"), own)?;
-    driver.journal.accept_serial(opened.serial)?;
+    // Everything that can fail comes before anything changes for the node.
+    let mut other = if same {
+        None
+    } else {
+        Some(Journal::open(&options.state, own)?)
+    };
+    other
+        .as_mut()
+        .unwrap_or(&mut driver.journal)
+        .accept_serial(opened.serial)?;
     identity.keep(options)?;
+    if let Some(lockdown) = network::lockdown(options, &opened)? {
+        load(Some(&lockdown))?;
+        network::remember_lockdown(options, Some(&lockdown))?;
+        driver.lockdown = Some(lockdown);
+    }
+    network::adapt(driver.tun.name(), &opened)?;
+    let Some(journal) = other else {
+        let time = opened.issued.max(wall());
+        driver.node.handle_update(identity::update(opened, time), now());
+        return Ok(());
+    };
+    driver.shut_down()?;
+    driver.journal = journal;
     let config = identity::config(opened, &keys, &driver.journal, wall());
     driver.node = Node::new(config, Box::new(SystemEntropy), now());
     Ok(())

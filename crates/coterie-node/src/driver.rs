@@ -208,6 +208,9 @@ impl Driver {
             };
             let now = now();
             self.watch_generation(now)?;
+            if self.lockdown_checked.is_none_or(|at| now.since(at) >= IDLE_TICK) {
+                self.check_lockdown(now);
+            }
             self.node.begin_batch();
             if ready.0 {
                 self.take_inside(now)?;
@@ -252,12 +255,17 @@ impl Driver {
     }
 
     fn take_inside(&mut self, now: Instant) -> anyhow::Result<()> {
-        while self
-            .tun
-            .recv(&mut self.packets)
-            .context("the inside interface is gone")?
-            > 0
-        {
+        // Bounded, so that a program that sends faster than we seal cannot keep the loop from everything else.
+        for _ in 0..8 {
+            if self
+                .tun
+                .recv(&mut self.packets)
+                .context("the inside interface is gone")?
+                == 0
+            {
+                break;
+            }
+            self.node.begin_batch();
             for packet in self.packets.packets_mut() {
                 let mut ports = Buffers {
                     out: &mut self.out,
@@ -352,11 +360,11 @@ impl Driver {
             return Ok(());
         }
         self.generation_seen = now;
-        if self
-            .generation
-            .changed()
-            .context("cannot watch the machine's generation")?
-        {
+        // A source that cannot be read any more may hide a change.
+        if self.generation.changed().unwrap_or(true) {
+            self.journal
+                .mark_forked()
+                .context("cannot write the journal; a forked machine must not come back")?;
             self.node.handle_fork();
         }
         Ok(())
@@ -418,7 +426,8 @@ impl Driver {
         answers::status(&self.node.status(now), &around)
     }
 
-    /// Looks whether lockdown is still in force, at most once a second.
+    /// Looks whether lockdown is still in force, at most once a second, and puts it in force again where it is not: an
+    /// interface that was taken out and put back is a new one.
     fn check_lockdown(&mut self, now: Instant) {
         let Some(lockdown) = &self.lockdown else { return };
         if self
@@ -428,12 +437,20 @@ impl Driver {
             return;
         }
         self.lockdown_checked = Some(now);
-        self.lockdown_state = match lockdown.check() {
-            Ok(gaps) if gaps.is_empty() => "in-force".into(),
-            Ok(gaps) => {
-                let gaps: Vec<String> = gaps.iter().map(|g| g.what.clone()).collect();
-                format!("incomplete: {}", gaps.join("; "))
+        let gaps = |lockdown: &Lockdown| -> std::io::Result<Vec<String>> {
+            Ok(lockdown.check()?.into_iter().map(|gap| gap.what).collect())
+        };
+        let state = match gaps(lockdown) {
+            Ok(missing) if missing.is_empty() => Ok(missing),
+            Ok(missing) => {
+                tracing::warn!(?missing, "lockdown was not whole; loading it again");
+                lockdown.install().and_then(|_installed| gaps(lockdown))
             }
+            Err(error) => Err(error),
+        };
+        self.lockdown_state = match state {
+            Ok(missing) if missing.is_empty() => "in-force".into(),
+            Ok(missing) => format!("incomplete: {}", missing.join("; ")),
             Err(error) => format!("unknown: {error}"),
         };
     }

@@ -163,13 +163,13 @@ pub fn config(opened: Opened, keys: &Keys, journal: &Journal, wall: UnixTime) ->
         accepted: journal.accepted(),
         answered: journal.answered(),
         resume: journal.live(),
-        update: update(opened),
+        update: update(opened, time),
     }
 }
 
-/// What a bundle tells the core.
+/// What a bundle tells the core, where it is at least `time` as far as this machine knows.
 #[must_use]
-pub fn update(opened: Opened) -> Update {
+pub fn update(opened: Opened, time: UnixTime) -> Update {
     Update {
         manifests: opened.manifests,
         keys: opened.keys,
@@ -182,6 +182,8 @@ pub fn update(opened: Opened) -> Update {
             .head
             .map(|h| Unverified::parse(h.bytes()).expect("a head that was verified parses")),
         exclude: Some(opened.template.exclude),
+        complete: true,
+        time: Some(time),
     }
 }
 

@@ -31,6 +31,7 @@ pub struct Journal {
     /// The static key that the counters belong to.
     own: PublicKey,
     serial: u64,
+    forked: bool,
     counter: u64,
     answered: Vec<[u8; 12]>,
     next_answered: u64,
@@ -45,36 +46,62 @@ struct Entry {
 }
 
 impl Journal {
-    /// Opens or makes the journal at `path` for the owner of `own`. A journal of another key is started anew: its counters
-    /// mean nothing for this one.
+    /// Opens or makes the journal of `own` in the directory `state`. Each static key has a file of its own: counters of one
+    /// mean nothing for another, and come back with their key.
     ///
     /// # Errors
-    /// What the file system reports.
-    pub fn open(path: &Path, own: PublicKey) -> io::Result<Self> {
+    /// What the file system reports; `InvalidData` when the journal is damaged or when a machine with this key was forked. The
+    /// key is of no use then: a counter that starts anew would be refused by every peer, and a forked machine has a twin.
+    pub fn open(state: &Path, own: PublicKey) -> io::Result<Self> {
+        let name: String = sha256(&[b"coterie journal", &own])[..8]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let path = state.join(format!("journal-{name}"));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(path)?;
+            .open(&path)?;
+        let is_new = file.metadata()?.len() == 0;
         let mut journal = Self {
             file,
             own,
             serial: 0,
+            forked: false,
             counter: 1,
             answered: Vec::new(),
             next_answered: 0,
             peers: BTreeMap::new(),
         };
-        if !journal.read_head()? {
-            journal.file.set_len(0)?;
+        if is_new {
             journal.write_head()?;
             return Ok(journal);
+        }
+        let unusable = |why: &str| {
+            let what = format!("{}: {why}; make new keys and have a new bundle issued", path.display());
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        };
+        if !journal.read_head()? {
+            return Err(unusable("the journal is damaged, so these keys cannot be used on"));
+        }
+        if journal.forked {
+            return Err(unusable("this machine was forked while it had these keys"));
         }
         journal.read_answered()?;
         journal.read_peers()?;
         Ok(journal)
+    }
+
+    /// Remembers for good that the machine was forked: its keys come back on neither twin.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn mark_forked(&mut self) -> io::Result<()> {
+        self.forked = true;
+        self.write_head()
     }
 
     /// The first initiation counter that was never reserved.
@@ -145,7 +172,8 @@ impl Journal {
             .u8(1)
             .bytes(&self.own)
             .u64(self.counter)
-            .u64(self.serial);
+            .u64(self.serial)
+            .u8(u8::from(self.forked));
         self.write_slot(0, w)?;
         self.file.sync_data()
     }
@@ -163,9 +191,10 @@ impl Journal {
                 own,
                 r.u64("counter")?,
                 r.u64("serial")?,
+                r.u8("forked")? != 0,
             ))
         };
-        let Ok((true, own, counter, serial)) = read() else {
+        let Ok((true, own, counter, serial, forked)) = read() else {
             return Ok(false);
         };
         if own != self.own {
@@ -173,6 +202,7 @@ impl Journal {
         }
         self.counter = counter.max(1);
         self.serial = serial;
+        self.forked = forked;
         Ok(true)
     }
 
@@ -303,11 +333,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_survives_and_another_key_starts_anew() {
+    fn everything_survives_and_each_key_has_its_own() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
+        let path = dir.path();
         let endpoint: SocketAddr = "[2001:db8::1]:4747".parse().unwrap();
-        let mut j = Journal::open(&path, [1; 32]).unwrap();
+        let mut j = Journal::open(path, [1; 32]).unwrap();
         j.write(&Persist::Counter(4097)).unwrap();
         j.write(&Persist::Accepted([2; 32], 7)).unwrap();
         j.write(&Persist::Live([3; 32], Some(endpoint))).unwrap();
@@ -319,7 +349,7 @@ mod tests {
         }
         j.accept_serial(5).unwrap();
         drop(j);
-        let j = Journal::open(&path, [1; 32]).unwrap();
+        let j = Journal::open(path, [1; 32]).unwrap();
         assert_eq!((j.counter(), j.serial()), (4097, 5));
         assert_eq!(j.accepted(), [([2; 32], 9)]);
         assert_eq!(j.live(), [([3; 32], endpoint)]);
@@ -329,25 +359,47 @@ mod tests {
             "the newest"
         );
         drop(j);
-        let j = Journal::open(&path, [9; 32]).unwrap();
+        let j = Journal::open(path, [9; 32]).unwrap();
         assert_eq!((j.counter(), j.serial(), j.accepted().len()), (1, 0, 0));
     }
 
     #[test]
     fn a_torn_slot_loses_only_itself() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let mut j = Journal::open(&path, [1; 32]).unwrap();
+        let path = dir.path();
+        let mut j = Journal::open(path, [1; 32]).unwrap();
         for n in 2..5u8 {
             j.write(&Persist::Accepted([n; 32], 7)).unwrap();
         }
         drop(j);
-        let file = OpenOptions::new().write(true).open(&path).unwrap();
-        file.write_all_at(&[0xaa; 10], (FIRST_PEER + 1) * SLOT as u64).unwrap();
-        let mut j = Journal::open(&path, [1; 32]).unwrap();
+        overwrite(path, (FIRST_PEER + 1) * SLOT as u64);
+        let mut j = Journal::open(path, [1; 32]).unwrap();
         assert_eq!(j.accepted(), [([2; 32], 7), ([4; 32], 7)]);
         j.write(&Persist::Accepted([9; 32], 1)).unwrap();
         drop(j);
-        assert_eq!(Journal::open(&path, [1; 32]).unwrap().accepted().len(), 3);
+        assert_eq!(Journal::open(path, [1; 32]).unwrap().accepted().len(), 3);
+    }
+
+    fn overwrite(state: &Path, offset: u64) {
+        let file = std::fs::read_dir(state).unwrap().next().unwrap().unwrap().path();
+        let file = OpenOptions::new().write(true).open(file).unwrap();
+        file.write_all_at(&[0xaa; 10], offset).unwrap();
+    }
+
+    #[test]
+    fn keys_whose_counter_is_lost_or_that_were_forked_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        Journal::open(path, [1; 32]).unwrap();
+        overwrite(path, 20);
+        assert_eq!(
+            Journal::open(path, [1; 32]).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+        Journal::open(path, [2; 32]).unwrap().mark_forked().unwrap();
+        assert_eq!(
+            Journal::open(path, [2; 32]).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
     }
 }

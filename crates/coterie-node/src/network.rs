@@ -39,19 +39,78 @@ pub fn make_inside(options: &Options, opened: &Opened) -> anyhow::Result<(Tun, u
     links.set_up(tun.name())?;
     set_addresses(&mut links, tun.name(), opened)?;
     for pool in pools(opened)? {
-        let route = Route {
-            destination: pool,
-            kind: RouteKind::Unicast,
-            device: Some(tun.name().to_owned()),
-            via: None,
-            table: MAIN_TABLE,
-            metric: None,
-        };
-        links.add_route(&route).with_context(|| {
+        links.add_route(&route_to(pool, tun.name())).with_context(|| {
             format!("the enclave's addresses {pool} are in use on this machine already; choose other pools or remove that route")
         })?;
     }
     Ok((tun, mtu))
+}
+
+fn route_to(pool: IpNet, interface: &str) -> Route {
+    Route {
+        destination: pool,
+        kind: RouteKind::Unicast,
+        device: Some(interface.to_owned()),
+        via: None,
+        table: MAIN_TABLE,
+        metric: None,
+    }
+}
+
+/// Makes a live inside interface what a newer bundle says: addresses, and routes to pools that are new.
+///
+/// # Errors
+/// What netlink reports.
+pub fn adapt(interface: &str, opened: &Opened) -> anyhow::Result<()> {
+    let mut links = Links::open().context("cannot open netlink")?;
+    set_addresses(&mut links, interface, opened)?;
+    for pool in pools(opened)? {
+        match links.add_route(&route_to(pool, interface)) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The file of the state directory that says which lockdown was in force last.
+const LAST_LOCKDOWN: &str = "lockdown";
+
+/// Remembers which lockdown is in force, for a start whose bundle cannot be opened.
+///
+/// # Errors
+/// What the file system reports.
+pub fn remember_lockdown(options: &Options, lockdown: Option<&Lockdown>) -> anyhow::Result<()> {
+    let path = options.state.join(LAST_LOCKDOWN);
+    let text = lockdown.map_or_else(String::new, |l| {
+        let pools: Vec<String> = l.routing.inside.iter().map(ToString::to_string).collect();
+        format!("{}\n{}\n", l.port, pools.join(" "))
+    });
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The lockdown that was in force last, unless the command line says off. A file that cannot be read counts as one that
+/// says on.
+///
+/// # Errors
+/// When no outside interface can be found.
+pub fn last_lockdown(options: &Options) -> anyhow::Result<Option<Lockdown>> {
+    let text = match std::fs::read_to_string(options.state.join(LAST_LOCKDOWN)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(_) => "4747\n".to_owned(),
+    };
+    let mut lines = text.lines();
+    let Some(port) = lines.next().filter(|_| options.lockdown != LockdownChoice::Off) else {
+        return Ok(None);
+    };
+    let inside = lines
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .filter_map(|p| p.parse().ok())
+        .collect();
+    make_lockdown(options, port.parse().unwrap_or(4747), inside).map(Some)
 }
 
 /// Gives the interface the member's addresses and takes away those that are no longer its own.
@@ -117,6 +176,10 @@ pub fn lockdown(options: &Options, opened: &Opened) -> anyhow::Result<Option<Loc
     if !wanted {
         return Ok(None);
     }
+    make_lockdown(options, opened.port, pools(opened)?).map(Some)
+}
+
+fn make_lockdown(options: &Options, port: u16, inside: Vec<IpNet>) -> anyhow::Result<Lockdown> {
     let outside = if options.outside.is_empty() {
         find_outside(options)?
     } else {
@@ -125,19 +188,19 @@ pub fn lockdown(options: &Options, opened: &Opened) -> anyhow::Result<Option<Loc
     if outside.is_empty() {
         bail!("no outside interface found to lock down; name it with --outside, or start with --lockdown off");
     }
-    Ok(Some(Lockdown {
+    Ok(Lockdown {
         table_name: coterie_api::LOCKDOWN_TABLE.into(),
         outside,
-        port: options.listen.map_or(opened.port, |a| a.port()),
+        port: options.listen.map_or(port, |a| a.port()),
         mark: MARK,
         allow: Vec::new(),
         dhcp: true,
         routing: Routing {
             priority: coterie_api::LOCKDOWN_PRIORITY,
             inside_table: None,
-            inside: pools(opened)?,
+            inside,
         },
-    }))
+    })
 }
 
 /// Every interface that is up, has an address and is neither loopback nor ours.

@@ -393,6 +393,21 @@ impl Membership {
         )
     }
 
+    /// Forgets epochs and communities that are not named any more.
+    pub fn keep_only(&mut self, epochs: &[(CommunityTag, Epoch)], tags: &[CommunityTag]) {
+        self.manifests.retain(|at, _| epochs.contains(at));
+        self.keys
+            .retain(|held| epochs.contains(&(held.key.tag, held.key.epoch)));
+        self.own.retain(|tag, _| tags.contains(tag));
+    }
+
+    /// Protocol time is not behind `time`: a machine that was paused learns how late it is from what it is told.
+    pub fn not_before(&mut self, time: UnixTime, now: Instant) {
+        if self.freshness == Freshness::Offline && time > self.time(now) {
+            self.base = (now, time);
+        }
+    }
+
     /// Erases keys of epochs that retired; the previous epoch is of no use to anybody then.
     pub fn forget_retired(&mut self, now: Instant) {
         let time = self.time(now);

@@ -106,9 +106,9 @@ impl ExpectResponse {
     /// Takes message 2: the next state, the responder's payload (its statement not yet checked).
     ///
     /// # Errors
-    /// [`Refused`] when it does not check. The state is spent.
+    /// [`Refused`] when it does not check; the state is as before.
     pub fn response(
-        self,
+        &self,
         keys: &KeyPair,
         datagram: &[u8],
         entropy: &mut (impl Entropy + ?Sized),

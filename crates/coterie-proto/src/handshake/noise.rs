@@ -46,6 +46,16 @@ impl Symmetric {
         this
     }
 
+    /// A copy to read message 2 with: the cipher's key is mixed anew before anything is opened.
+    fn before_message_2(&self) -> Self {
+        Self {
+            chaining_key: self.chaining_key.duplicate(),
+            hash: self.hash,
+            key: None,
+            nonce: 0,
+        }
+    }
+
     fn mix_hash(&mut self, data: &[u8]) {
         self.hash = hash::sha256(&[&self.hash, data]);
     }
@@ -153,16 +163,14 @@ impl Initiator {
         Ok(Self { symmetric, ephemeral })
     }
 
-    /// Reads message 2: `e, ee, se`, payload. The state is spent, whether it checks or not, unless the caller keeps a
-    /// handshake alive by starting another: a wrong message must not be tried twice on one state.
+    /// Reads message 2: `e, ee, se`, payload. Works on a copy of the state: a message that does not check, which any holder
+    /// of the community's key can make, must not end the handshake.
     ///
     /// # Errors
     /// [`Refused`] when it does not check.
-    pub fn finish(self, own: &KeyPair, message: &[u8]) -> Result<(Established, Vec<u8>), Refused> {
-        let Self {
-            mut symmetric,
-            ephemeral,
-        } = self;
+    pub fn finish(&self, own: &KeyPair, message: &[u8]) -> Result<(Established, Vec<u8>), Refused> {
+        let ephemeral = &self.ephemeral;
+        let mut symmetric = self.symmetric.before_message_2();
         let (theirs, sealed) = message.split_first_chunk::<32>().ok_or(Refused)?;
         symmetric.mix_hash(theirs);
         symmetric.mix_key(theirs);

@@ -82,21 +82,25 @@ impl Node {
             .verify_query(&digest, &mac, now)
             .ok_or(DropReason::Stranger)?
             .duplicate();
+        // Before the source's share is spent: a copy must not cost the asker his.
+        if !self.seen_questions.insert(mac) {
+            return Err(DropReason::Replayed);
+        }
         if !self.sources.allow(source_of(from.ip()), now) {
             return Err(DropReason::RateLimited);
         }
         let question = query::open_question(&key, bytes).map_err(|_refused| DropReason::Forged)?;
         let asker = question.statement.claimed().static_key;
-        let statement = self
-            .membership
-            .check_statement(question.statement, key.tag, &asker, now)?;
-        if !self.is_own(question.sought) {
-            return Err(DropReason::DestinationNotOurs);
-        }
         let own = self
             .membership
             .own_statement(key.tag, now)
             .ok_or(DropReason::MembershipEnded)?;
+        if !own.addresses.iter().any(|p| p.contains(question.sought)) {
+            return Err(DropReason::DestinationNotOurs);
+        }
+        // The asker proves nothing by showing a statement: it is checked, and nothing is learnt of it.
+        self.membership
+            .check_statement(question.statement, key.tag, &asker, now)?;
         let answer = query::answer(&key, &question.nonce, own, &mut *self.entropy);
         if answer.len() > bytes.len() {
             return Err(DropReason::BadLength);
@@ -105,7 +109,6 @@ impl Node {
             return Err(DropReason::Replayed);
         }
         self.persists.push_back(Persist::Answered(question.nonce));
-        self.learn_statement(statement);
         self.transmit(from, answer);
         Ok(())
     }
@@ -151,7 +154,9 @@ impl Node {
         let id = self.learn_statement(statement);
         let pinged = self.pings.iter().any(|(peer, _)| *peer == id);
         let live = self.peers[id].live();
-        live.endpoint = Some(from);
+        if live.current.is_none() {
+            live.endpoint = Some(from);
+        }
         if pinged || !live.queue.is_empty() {
             self.want_session(id, now)?;
         }

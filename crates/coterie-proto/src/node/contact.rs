@@ -21,7 +21,14 @@ use crate::{
 };
 
 /// Our own initiation wins a tie for so long: should it not get through, theirs may.
-const TIE: Duration = Duration::from_secs(2);
+pub(super) const TIE: Duration = Duration::from_secs(2);
+
+/// Where message 1 came from: outside, or inside the live session of a peer.
+#[derive(Clone, Copy)]
+struct Caller {
+    from: Option<SocketAddr>,
+    session_of: Option<PeerId>,
+}
 
 impl Node {
     /// Message 1 came from outside.
@@ -103,11 +110,15 @@ impl Node {
         session_of: Option<PeerId>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let (proved, payload) = self.prove(framed, key, session_of, now)?;
+        let caller = Caller { from, session_of };
+        let (proved, payload) = self.prove(framed, key, caller, now)?;
         let static_key = *proved.static_key();
         let statement = self
             .membership
             .check_statement(payload.statement, key.tag, &static_key, now)?;
+        // Only members take a place in what is remembered for good.
+        self.accepted.insert(static_key, payload.counter);
+        self.persists.push_back(Persist::Accepted(static_key, payload.counter));
         let suite = self
             .suites
             .choose(self.preferred, payload.suites, payload.preferred)
@@ -161,38 +172,37 @@ impl Node {
         &mut self,
         framed: &Framed<'_>,
         key: &EpochKey,
-        session_of: Option<PeerId>,
+        caller: Caller,
         now: Instant,
     ) -> Result<(Proved, InitiationPayload), DropReason> {
         if self.membership.own_statement(key.tag, now).is_none() || !self.membership.is_fresh(now) {
             return Err(DropReason::MembershipEnded);
         }
         let claimed = responder::claimed(&self.keys, key, framed).map_err(|_refused| DropReason::Forged)?;
-        let caller = *claimed.static_key();
-        if caller == *self.keys.public() {
+        let static_key = *claimed.static_key();
+        if static_key == *self.keys.public() {
             return Err(DropReason::BadHandshake);
         }
-        match session_of {
-            Some(id) if self.peers[id].static_key != Some(caller) => return Err(DropReason::BadHandshake),
-            Some(_) => {}
-            None => {
-                if !self.callers.allow(caller, now) {
+        match (caller.session_of, caller.from) {
+            (Some(id), _) if self.peers[id].static_key != Some(static_key) => return Err(DropReason::BadHandshake),
+            (Some(_), _) | (None, None) => {}
+            // Whose key it is was not proved yet: who names another's key spends his own source's share of it, not the other's.
+            (None, Some(from)) => {
+                if !self.callers.allow((source_of(from.ip()), static_key), now) {
                     return Err(DropReason::RateLimited);
                 }
             }
         }
-        if self.membership.is_revoked(&caller) {
+        let (proved, payload) = claimed.prove(&self.keys).map_err(|_refused| DropReason::Forged)?;
+        if self.membership.is_revoked(&static_key) {
             self.events.push_back(Event::Alarm(Alarm::RevokedKnocked));
             return Err(DropReason::Revoked);
         }
-        let (proved, payload) = claimed.prove(&self.keys).map_err(|_refused| DropReason::Forged)?;
         let payload = InitiationPayload::parse(&payload).map_err(|_malformed| DropReason::BadHandshake)?;
-        let highest = self.accepted.get(&caller).copied().unwrap_or(0);
+        let highest = self.accepted.get(&static_key).copied().unwrap_or(0);
         if payload.counter <= highest {
             return Err(DropReason::Replayed);
         }
-        self.accepted.insert(caller, payload.counter);
-        self.persists.push_back(Persist::Accepted(caller, payload.counter));
         Ok((proved, payload))
     }
 
@@ -247,10 +257,13 @@ impl Node {
                     answered: Box::new(answered),
                     datagram: datagram.clone(),
                 };
+                // Only who read the response can have made the offer: this is where the initiator is.
+                incoming.from = from;
                 datagram
             }
             Asked::ExpectConfirm { answered, datagram } => {
-                let same = answered.answers(&offer);
+                // A copy of the offer from elsewhere is answered to nobody.
+                let same = answered.answers(&offer) && incoming.from == from;
                 let again = datagram.clone();
                 incoming.stage = Asked::ExpectConfirm { answered, datagram };
                 if !same {

@@ -23,7 +23,14 @@ const MAX_PINGS: usize = 64;
 const DIFFERENCE_EVERY: Duration = Duration::from_secs(1);
 
 impl Node {
-    pub(super) fn handle_control(&mut self, id: PeerId, text: &[u8], from: SocketAddr, now: Instant) -> Outcome {
+    /// Takes a frame that came inside the session of `index`.
+    pub(super) fn handle_control(
+        &mut self,
+        (id, index): (PeerId, u32),
+        text: &[u8],
+        from: SocketAddr,
+        now: Instant,
+    ) -> Outcome {
         let Ok(frame) = Control::parse(text) else {
             return self.dropped(DropReason::BadControl);
         };
@@ -38,7 +45,7 @@ impl Node {
                 Ok(())
             }
             Control::Close => {
-                self.end_peer(id, false);
+                self.close(id, index);
                 Ok(())
             }
             Control::RekeyInitiation(message) => return self.handle_rekey_initiation(id, message, now),

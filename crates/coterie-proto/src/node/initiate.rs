@@ -265,15 +265,12 @@ impl Node {
         if !initiator::verifies(key, self.keys.public(), message) {
             return Err(DropReason::Stranger);
         }
-        let Stage::ExpectResponse(expect) = core::mem::replace(&mut outgoing.stage, Stage::Taken) else {
+        let Stage::ExpectResponse(expect) = &outgoing.stage else {
             return Err(DropReason::Unexpected);
         };
-        let taken = expect.response(&self.keys, message, &mut *self.entropy);
-        let Ok((offered, payload)) = taken else {
-            self.indices.remove(&local_index);
-            self.abandon_outgoing(id);
-            return Err(DropReason::Forged);
-        };
+        let (offered, payload) = expect
+            .response(&self.keys, message, &mut *self.entropy)
+            .map_err(|_refused| DropReason::Forged)?;
         let checked = self
             .membership
             .check_statement(payload.statement, tag, &responder, now)

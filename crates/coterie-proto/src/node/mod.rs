@@ -114,6 +114,10 @@ pub struct Update {
     pub head: Option<Unverified<Head>>,
     /// The exclusions of the template and the member, where they are told anew.
     pub exclude: Option<Vec<Name>>,
+    /// True when this is all that there is, as in a bundle: communities, epochs and members that it does not name are over.
+    pub complete: bool,
+    /// A time that protocol time is not behind, where the host knows one.
+    pub time: Option<UnixTime>,
 }
 
 /// Where the host's buffers are.
@@ -258,10 +262,11 @@ pub struct Node {
     accepted: BTreeMap<PublicKey, u64>,
     seen: Seen<[u8; MAC_LEN]>,
     sources: Buckets<u128>,
-    callers: Buckets<PublicKey>,
+    callers: Buckets<(u128, PublicKey)>,
     refusals: Buckets<()>,
     jar: Jar,
     answered: Seen<[u8; 12]>,
+    seen_questions: Seen<[u8; MAC_LEN]>,
     asked: BTreeMap<[u8; 12], asking::Asked>,
     /// Probes on behalf of people, which wait for a session.
     pings: Vec<(PeerId, [u8; 8])>,
@@ -314,6 +319,7 @@ impl Node {
             refusals: Buckets::new(1000, 1000, 1),
             jar,
             answered,
+            seen_questions: Seen::new(8192),
             asked: BTreeMap::new(),
             pings: Vec::new(),
             salt,

@@ -141,13 +141,14 @@ impl Node {
             Slot::Incoming => self.promote_incoming(id, now, ports),
             Slot::Current | Slot::Previous => {}
         }
-        self.heard(id, from, now);
+        // What comes under the session before says nothing about the one that carries what we send.
+        self.heard(id, from, slot != Slot::Previous, now);
         let is_control = text.first().is_some_and(|b| *b < 0x10);
         if is_control {
             if was_unused && let Some((_, session)) = self.session_of(id, index) {
                 session.used = false;
             }
-            return self.handle_control(id, text, from, now);
+            return self.handle_control((id, index), text, from, now);
         }
         if was_unused {
             self.reschedule(id);
@@ -195,11 +196,13 @@ impl Node {
     }
 
     /// An authentic datagram came: the peer is alive, and perhaps elsewhere.
-    fn heard(&mut self, id: PeerId, from: SocketAddr, now: Instant) {
+    fn heard(&mut self, id: PeerId, from: SocketAddr, current: bool, now: Instant) {
         let roaming = self.roaming;
         let live = self.peers[id].live();
-        live.unheard_since = None;
-        live.silent_probes = 0;
+        if current {
+            live.unheard_since = None;
+            live.silent_probes = 0;
+        }
         if !roaming || live.endpoint == Some(from) || live.endpoint.is_none() {
             return;
         }

@@ -123,7 +123,7 @@ impl Enclave {
                 directory: others.iter().map(entry).collect(),
                 revocations: None,
                 head: None,
-                exclude: None,
+                ..Update::default()
             },
             counter: 1,
             accepted: vec![],

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coterie_model::Instant;
 
-use super::{Event, Node, PeerId, Persist, Ports, peer::WATCH};
+use super::{Event, Node, PeerId, Persist, Ports, contact::TIE, peer::WATCH};
 use crate::{DropReason, wire::control::Control};
 
 /// Probes without an answer after which a session is given up for dead.
@@ -140,7 +140,8 @@ impl Node {
     fn attend_queues(&mut self, now: Instant, ports: &mut impl Ports) {
         for id in 0..self.peers.len() {
             let forgotten = self.peers[id].live.as_ref().is_some_and(|l| {
-                !l.queue.is_empty() && l.current.is_none() && l.outgoing.is_none() && l.incoming.is_none()
+                let theirs = l.incoming.as_ref().is_some_and(|i| now.since(i.began) < TIE);
+                !l.queue.is_empty() && l.current.is_none() && l.outgoing.is_none() && !theirs
             });
             if forgotten && let Err(reason) = self.want_session(id, now) {
                 self.refuse_queue(id, reason, now, ports);
@@ -191,6 +192,19 @@ impl Node {
             }
         }
         self.reschedule(id);
+    }
+
+    /// The peer erased the session of `index`. One that was replaced since is over alone: its farewell was late.
+    pub(super) fn close(&mut self, id: PeerId, index: u32) {
+        let Some(live) = self.peers[id].live.as_mut() else {
+            return;
+        };
+        if live.previous.take_if(|s| s.origin.local_index == index).is_some() {
+            self.indices.remove(&index);
+            self.reschedule(id);
+        } else {
+            self.end_peer(id, false);
+        }
     }
 
     fn end_sessions(&mut self, id: PeerId, close: bool) {

@@ -11,6 +11,12 @@ impl Node {
         if self.forked {
             return;
         }
+        if let Some(time) = update.time {
+            self.membership.not_before(time, now);
+        }
+        if update.complete {
+            self.forget_unnamed(&update);
+        }
         for manifest in update.manifests {
             let learned = self.membership.learn_manifest(manifest);
             self.report(learned);
@@ -53,6 +59,39 @@ impl Node {
         self.housekeeping = Some(now);
     }
 
+    /// Ends what a complete update does not name any more: communities, epochs, and members in communities that are listed.
+    fn forget_unnamed(&mut self, update: &Update) {
+        let epochs: Vec<_> = update.manifests.iter().map(|m| (m.tag, m.epoch)).collect();
+        let tags: Vec<_> = update.statements.iter().map(|s| s.tag).collect();
+        self.membership.keep_only(&epochs, &tags);
+        // A view that is too large to be sent comes empty; then nothing is known to be over in that community.
+        let listed: Vec<_> = tags
+            .iter()
+            .copied()
+            .filter(|tag| update.directory.iter().any(|e| e.communities.contains(tag)))
+            .collect();
+        for id in 0..self.peers.len() {
+            let peer = &mut self.peers[id];
+            let still = update.directory.iter().find(|e| e.name == peer.name);
+            let over = |tag: &coterie_model::CommunityTag| {
+                !tags.contains(tag) || listed.contains(tag) && still.is_none_or(|e| !e.communities.contains(tag))
+            };
+            let newest = update.statements.iter().map(|s| s.serial).max();
+            // Who was enrolled after the update was made is not in it, and is no less a member.
+            let said_later = |s: &Statement| still.is_none() && newest.is_some_and(|n| s.serial > n);
+            peer.communities.retain(|tag| !over(tag));
+            peer.statements.retain(|s| !over(&s.tag) || said_later(s));
+            let ended = peer
+                .live
+                .as_ref()
+                .and_then(|l| l.current.as_ref())
+                .map(|s| s.origin.tag);
+            if ended.is_some_and(|tag| over(&tag) && self.peers[id].statement(tag).is_none()) {
+                self.end_peer(id, true);
+            }
+        }
+    }
+
     fn learn_entry(&mut self, entry: DirectoryEntry) {
         if entry.name == self.name {
             return;
@@ -70,6 +109,7 @@ impl Node {
         // Where peers are not followed when they move, the directory says where they are.
         if !self.roaming
             && let Some(live) = peer.live.as_mut()
+            && !entry.endpoints.is_empty()
             && live.endpoint.is_some_and(|e| !entry.endpoints.contains(&e))
             && entry.endpoints != peer.endpoints
         {
@@ -103,6 +143,10 @@ impl Node {
         let known = self.by_member.get(&statement.member).copied();
         let id = known.unwrap_or_else(|| self.peer_named(&statement.name));
         if self.peers[id].static_key != Some(statement.static_key) {
+            // Serials grow with each enrolment of a name: an older one that is still current does not come back.
+            if self.peers[id].statements.iter().any(|s| s.serial >= statement.serial) {
+                return id;
+            }
             self.replace_identity(id, &statement);
         }
         self.membership.note_serial(&statement);

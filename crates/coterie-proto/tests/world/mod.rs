@@ -349,21 +349,33 @@ impl Wire {
             .handle_outside(&mut bytes.to_vec(), from, now, &mut host.buffers)
     }
 
+    /// Takes out of the nodes what they want to send, and puts it on the wire.
+    pub(crate) fn gather(&mut self) {
+        for host in &mut self.hosts {
+            host.persisted.extend(std::iter::from_fn(|| host.node.poll_persist()));
+            host.events.extend(std::iter::from_fn(|| host.node.poll_event()));
+            let from = outside(host.n);
+            let control = std::iter::from_fn(|| host.node.poll_transmit()).map(|t| (t.to, t.bytes));
+            let all: Vec<_> = control.chain(host.buffers.out.drain(..)).collect();
+            for (to, bytes) in all {
+                let datagram = Flying { from, to, bytes };
+                self.log.push(datagram.clone());
+                self.flying.push_back(datagram);
+            }
+        }
+    }
+
+    /// Takes everything off the wire.
+    pub(crate) fn take_flying(&mut self) -> Vec<Flying> {
+        self.flying.drain(..).collect()
+    }
+
     pub(crate) fn settle(&mut self) {
         loop {
-            for host in &mut self.hosts {
-                host.persisted.extend(std::iter::from_fn(|| host.node.poll_persist()));
-                host.events.extend(std::iter::from_fn(|| host.node.poll_event()));
-                let from = outside(host.n);
-                let control = std::iter::from_fn(|| host.node.poll_transmit()).map(|t| (t.to, t.bytes));
-                let all: Vec<_> = control.chain(host.buffers.out.drain(..)).collect();
-                self.flying
-                    .extend(all.into_iter().map(|(to, bytes)| Flying { from, to, bytes }));
-            }
+            self.gather();
             let Some(mut datagram) = self.flying.pop_front() else {
                 return;
             };
-            self.log.push(datagram.clone());
             if !(self.path)(&mut datagram) {
                 continue;
             }
