@@ -176,14 +176,13 @@ impl Machine {
     }
 
     pub(crate) fn status(&self) -> Status {
-        match Client::connect(&self.socket())
+        let answer = Client::connect(&self.socket())
             .expect("a socket")
-            .call(&Request::Status)
-            .expect("a status")
-        {
-            Answer::Status(status) => *status,
-            other => panic!("{other:?}"),
-        }
+            .call(&Request::Status);
+        let Ok(Answer::Status(status)) = answer else {
+            panic!("no status: {answer:?}");
+        };
+        *status
     }
 
     pub(crate) fn ping(&self, member: &str) -> Pong {
@@ -191,14 +190,11 @@ impl Machine {
             destination: member.into(),
             timeout_ms: 5000,
         };
-        match Client::connect(&self.socket())
-            .expect("a socket")
-            .call(&request)
-            .expect("an answer")
-        {
-            Answer::Pong(pong) => pong,
-            other => panic!("{other:?}"),
-        }
+        let answer = Client::connect(&self.socket()).expect("a socket").call(&request);
+        let Ok(Answer::Pong(pong)) = answer else {
+            panic!("no pong: {answer:?}");
+        };
+        pong
     }
 
     pub(crate) fn reload(&self) {

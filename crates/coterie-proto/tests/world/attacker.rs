@@ -250,7 +250,7 @@ fn provisional(key: &[u8; 32], datagram: &[u8]) -> Option<Vec<u8>> {
     let mut nonce = [0; 12];
     nonce[11] = datagram[1];
     let mut text = datagram[8..].to_vec();
-    let key = Key::new(Suite::Aes256Gcm, &Secret::new(*key));
+    let key = Key::new(Suite::Aes256GcmSiv, &Secret::new(*key));
     key.open(nonce, &datagram[..8], &mut text).ok().map(|t| t.to_vec())
 }
 
