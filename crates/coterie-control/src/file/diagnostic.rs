@@ -468,7 +468,7 @@ impl Report {
             items,
             omitted,
             partial: self.partial,
-            source: source.to_owned(),
+            source: excerpted(source),
         }
     }
 }
@@ -555,15 +555,32 @@ impl<'s> Lines<'s> {
 pub(super) fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        let directs =
-            matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-        if (c.is_control() && c != '\n') || directs {
+        if (c.is_control() && c != '\n') || directs(c) {
             safe.extend(c.escape_unicode());
         } else {
             safe.push(c);
         }
     }
     safe
+}
+
+/// True for characters that turn the direction of the text around them, or cannot be seen.
+fn directs(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A file's text for excerpts, in which every place stays where it is: what the renderer does not make safe for a terminal
+/// itself is replaced by a character of as many bytes.
+fn excerpted(source: &str) -> String {
+    source
+        .chars()
+        .map(|c| match c {
+            // Some terminals take these for the start of an escape sequence.
+            '\u{80}'..='\u{9f}' => '\u{bf}',
+            _ if directs(c) => char::REPLACEMENT_CHARACTER,
+            _ => c,
+        })
+        .collect()
 }
 
 /// `1 error`, `2 errors`.

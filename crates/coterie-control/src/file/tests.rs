@@ -278,6 +278,9 @@ fn nothing_in_a_file_steers_the_terminal() {
     let raw = "version = 1 # \u{202e}\u{1b}[31m\u{7}\n[enclave]\nname = \"\u{1b}[31m\u{202e}\"\n";
     let shown = parse(raw).unwrap_err().render("f", Style::Plain);
     assert!(!shown.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{shown:?}");
+    let eight_bit = "version = 1 # \u{9b}31m\n[enclave]\nname = \"\u{9d}0;x\u{9c}\u{85}\"\n";
+    let shown = parse(eight_bit).unwrap_err().render("f", Style::Plain);
+    assert!(!shown.contains(|c| ('\u{80}'..='\u{9f}').contains(&c)), "{shown:?}");
     let coloured = parse(text).unwrap_err().render("f", Style::Coloured);
     assert!(coloured.contains('\u{1b}'));
 }
