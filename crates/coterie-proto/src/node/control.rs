@@ -139,6 +139,7 @@ impl Node {
     fn take_probe_reply(&mut self, id: PeerId, token: [u8; 8], from: SocketAddr) {
         self.events.push_back(Event::Pong(token));
         let live = self.peers[id].live();
+        live.answered();
         if live.challenge.is_some_and(|(to, sent, _)| to == from && sent == token) {
             live.challenge = None;
             live.endpoint = Some(from);

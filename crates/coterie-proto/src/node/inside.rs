@@ -53,6 +53,9 @@ impl Node {
             return self.refuse(packet, reason, now, ports);
         }
         let live = self.peers[id].live();
+        if live.queue.is_empty() {
+            live.waiting_since = Some(now);
+        }
         if live.queue.len() >= QUEUE {
             live.queue.pop_front();
             live.queue.push_back(packet.to_vec());

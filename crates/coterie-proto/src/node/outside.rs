@@ -199,9 +199,9 @@ impl Node {
     fn heard(&mut self, id: PeerId, from: SocketAddr, current: bool, now: Instant) {
         let roaming = self.roaming;
         let live = self.peers[id].live();
-        if current {
-            live.unheard_since = None;
-            live.silent_probes = 0;
+        // From elsewhere it says nothing about where we send to: only an answer to a probe does.
+        if current && live.endpoint.is_none_or(|e| e == from) {
+            live.answered();
         }
         if !roaming || live.endpoint == Some(from) || live.endpoint.is_none() {
             return;

@@ -39,6 +39,8 @@ pub(super) struct Live {
     /// A handshake of theirs.
     pub(super) incoming: Option<Incoming>,
     pub(super) queue: VecDeque<Vec<u8>>,
+    /// When the queue was last empty and no longer was.
+    pub(super) waiting_since: Option<Instant>,
     /// Where authentic packets came from last, or where the handshake went.
     pub(super) endpoint: Option<SocketAddr>,
     /// A new outside address on trial, its token, and when it was sent.
@@ -129,6 +131,12 @@ impl Peer {
 }
 
 impl Live {
+    /// What we send arrives, as far as can be known.
+    pub(super) fn answered(&mut self) {
+        self.unheard_since = None;
+        self.silent_probes = 0;
+    }
+
     /// True when nothing would be lost by forgetting it.
     pub(super) fn is_idle(&self) -> bool {
         self.current.is_none()

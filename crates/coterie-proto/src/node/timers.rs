@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coterie_model::Instant;
 
-use super::{Event, Node, PeerId, Persist, Ports, contact::TIE, peer::WATCH};
+use super::{Event, Node, PeerId, Persist, Ports, contact::TIE, peer::WATCH, state::GIVE_UP};
 use crate::{DropReason, wire::control::Control};
 
 /// Probes without an answer after which a session is given up for dead.
@@ -64,7 +64,7 @@ impl Node {
             .choose_for(id, now)
             .and_then(|tag| self.initiate(id, tag, true, now));
         if started.is_err() {
-            self.peers[id].live().rekey_not_before = Some(now + super::state::GIVE_UP);
+            self.peers[id].live().rekey_not_before = Some(now + GIVE_UP);
         }
     }
 
@@ -136,14 +136,24 @@ impl Node {
     }
 
     /// What waits for a handshake that ended without a session (lost to the peer's own, or a response that did not check)
-    /// gets another, or is refused.
+    /// gets another, or, after the time of one, is refused.
     fn attend_queues(&mut self, now: Instant, ports: &mut impl Ports) {
         for id in 0..self.peers.len() {
             let forgotten = self.peers[id].live.as_ref().is_some_and(|l| {
                 let theirs = l.incoming.as_ref().is_some_and(|i| now.since(i.began) < TIE);
                 !l.queue.is_empty() && l.current.is_none() && l.outgoing.is_none() && !theirs
             });
-            if forgotten && let Err(reason) = self.want_session(id, now) {
+            if !forgotten {
+                continue;
+            }
+            let waiting_since = self.peers[id].live().waiting_since;
+            let long = waiting_since.is_some_and(|at| now.since(at) >= GIVE_UP);
+            let again = if long {
+                Err(DropReason::NoAnswer)
+            } else {
+                self.want_session(id, now)
+            };
+            if let Err(reason) = again {
                 self.refuse_queue(id, reason, now, ports);
             }
         }
