@@ -53,6 +53,26 @@ pub fn plain_traits() -> Traits {
     }
 }
 
+/// A plain site without pulses: a lease of an hour, as many communities as are named, and one plain machine for each entry,
+/// which is the list of its communities.
+#[must_use]
+pub fn plain_layout(machines: &[&[usize]]) -> Layout {
+    let machine = |communities: &&[usize]| MachineLayout {
+        communities: communities.to_vec(),
+        traits: plain_traits(),
+        exclude: vec![],
+        boot: Duration::from_secs(1000),
+        drift: 0,
+        wall_error: 0,
+    };
+    Layout {
+        freshness: Freshness::Offline,
+        lease: Duration::from_secs(3600),
+        communities: machines.iter().flat_map(|m| m.iter()).max().map_or(0, |c| c + 1),
+        machines: machines.iter().map(machine).collect(),
+    }
+}
+
 fn layout(rng: &mut Rng) -> Layout {
     let communities = 1 + rng.index(4);
     let freshness = if rng.chance(400) {

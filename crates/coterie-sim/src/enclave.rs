@@ -133,6 +133,18 @@ impl Knowledge {
         }
     }
 
+    /// True when this is all that there is: what it does not name is over.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.version > 0
+    }
+
+    /// A time that protocol time is not behind, as every host knows that reads a bundle.
+    #[must_use]
+    pub fn time(&self) -> Option<UnixTime> {
+        self.is_complete().then_some(self.issued)
+    }
+
     /// The update for a node.
     ///
     /// # Panics
@@ -158,6 +170,8 @@ impl Knowledge {
                 .as_ref()
                 .map(|head| Unverified::parse(head.bytes()).expect("a signed head parses")),
             exclude: self.exclude.clone(),
+            complete: self.is_complete(),
+            time: self.time(),
         }
     }
 }

@@ -228,9 +228,9 @@ pub struct Running {
     pub given: u64,
     /// Sealed packets that came out.
     pub sealed: u64,
-    /// When it was made.
+    /// Protocol time, where there are no pulses, was `time` at `since`: since it was made, or was told that it is late.
     pub since: Instant,
-    /// Protocol time then.
+    /// See `since`.
     pub time: UnixTime,
 }
 
@@ -267,7 +267,13 @@ impl Running {
                 out.outcome = Some(self.node.handle_outside(&mut bytes, from, at, &mut out));
             }
             Input::Timeout => self.node.handle_timeout(at, &mut out),
-            Input::Tell(told) => self.node.handle_update(told.to_update(), at),
+            Input::Tell(told) => {
+                let time = self.time.plus(at.since(self.since));
+                if let Some(floor) = told.time().filter(|floor| *floor > time) {
+                    (self.since, self.time) = (at, floor);
+                }
+                self.node.handle_update(told.to_update(), at);
+            }
             Input::Fork => self.node.handle_fork(),
             Input::ShutDown => self.node.shut_down(),
         }
@@ -391,6 +397,7 @@ impl Host {
     /// The daemon's memory is lost; the disk stays.
     pub fn stop(&mut self) {
         self.running = None;
+        self.torn = false;
         self.power = Power::Down;
         self.timer += 1;
         self.timer_at = None;

@@ -340,6 +340,30 @@ impl World {
         number
     }
 
+    /// The newest datagram of a type that one host sent another, whether it arrived or not.
+    #[must_use]
+    pub fn last_datagram(&self, from: usize, to: usize, kind: u8) -> Option<Vec<u8>> {
+        let (from, to) = (&self.hosts[from], &self.hosts[to]);
+        let fits = |c: &&Captured| c.from == from.address && c.to == to.address && c.bytes[0] == kind;
+        self.captured.iter().rev().find(fits).map(|c| c.bytes.clone())
+    }
+
+    /// Somebody who is no member sends `host` what some host sealed, from an address of his own, which is given back.
+    pub fn relay(&mut self, host: usize, bytes: Vec<u8>) -> SocketAddr {
+        let (to, from) = (self.hosts[host].address, self.stranger());
+        self.push(
+            Duration::ZERO,
+            Happening::Arrive(Arrival {
+                to,
+                from,
+                bytes,
+                authentic: true,
+                attack: true,
+            }),
+        );
+        from
+    }
+
     /// Lets time go by.
     pub fn run(&mut self, by: Duration) {
         let end = self.now + by;

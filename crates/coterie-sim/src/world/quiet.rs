@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coterie_model::{Instant, UnixTime};
-use coterie_proto::{membership::Freshness, wire::datagram};
+use coterie_proto::{
+    membership::Freshness,
+    node::{PeerStatus, SessionStatus},
+    wire::datagram,
+};
 
 use super::{Sabotage, World};
 use crate::{
     check::{Breach, Promise},
-    clock::Moment,
     host::{Forked, Power},
     link::Faults,
     reference::{Standing, Verdict, verdict},
@@ -176,14 +179,34 @@ impl World {
         self.hosts[host].clock.boot(self.now)
     }
 
-    /// True when the node of `host` has a session with `machine`.
+    /// The session that the node of `host` has with `machine`.
+    #[must_use]
+    pub fn session(&self, host: usize, machine: usize) -> Option<SessionStatus> {
+        self.peer(host, machine)?.session
+    }
+
+    /// True when it has one.
     #[must_use]
     pub fn has_session(&self, host: usize, machine: usize) -> bool {
+        self.session(host, machine).is_some()
+    }
+
+    /// What the node of `host` says about `machine`.
+    #[must_use]
+    pub fn peer(&self, host: usize, machine: usize) -> Option<PeerStatus> {
         let name = &self.enclave.machines[machine].name;
-        self.hosts[host].running.as_ref().is_some_and(|r| {
-            let status = r.node.status(self.local(host));
-            status.peers.iter().any(|p| p.name == *name && p.session.is_some())
-        })
+        let status = self.hosts[host].running.as_ref()?.node.status(self.local(host));
+        status.peers.into_iter().find(|p| p.name == *name)
+    }
+
+    /// For scenarios: nothing was broken so far.
+    ///
+    /// # Panics
+    /// With what was broken and what happened before, if something was.
+    pub fn must_hold(&self) {
+        if let Some(violation) = self.violation() {
+            panic!("{violation}\n{}", self.ladder.diagram());
+        }
     }
 
     fn hold(&mut self, settled: &Settled) {
@@ -269,11 +292,5 @@ impl World {
     /// Forgets the counts of [`World::datagrams_between`].
     pub fn count_anew(&mut self) {
         self.between.clear();
-    }
-
-    /// Moments since a host was told a version.
-    #[must_use]
-    pub fn told_since(&self, host: usize, version: u64) -> Option<Moment> {
-        self.hosts[host].told_at(version)
     }
 }
