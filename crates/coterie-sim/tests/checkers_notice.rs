@@ -131,3 +131,46 @@ fn a_pair_that_the_model_forbids_and_that_talks() {
     w.run(SECOND);
     assert_eq!(noticed(&w), Some(Promise::Delivery));
 }
+
+#[test]
+fn a_session_under_a_community_that_two_never_shared() {
+    let mut w = world(Sabotage::NeverHeal);
+    for community in &mut w.enclave.communities {
+        community.spans.retain(|s| s.machine != 1);
+    }
+    w.apply(&Transition::Restart { host: 1 });
+    w.run(SECOND);
+    assert_eq!(noticed(&w), Some(Promise::Session));
+}
+
+#[test]
+fn a_pair_that_exclusions_keep_apart_and_that_talks() {
+    // The hosts exclude each other, as far as the model knows; their nodes were not told.
+    let mut w = World::new(1, &plain_layout(&[&[0], &[0]]));
+    w.run(SECOND);
+    w.hosts[0].exclude = vec![1];
+    w.hosts[1].exclude = vec![0];
+    w.settle();
+    assert_eq!(noticed(&w), Some(Promise::Isolation));
+}
+
+#[test]
+fn a_node_that_is_not_a_function_of_its_inputs() {
+    let mut w = world(Sabotage::NeverHeal);
+    // Something goes into the node behind its host's back.
+    w.hosts[0].running.as_mut().unwrap().node.begin_batch();
+    w.send(0, 1);
+    w.apply(&Transition::Fork {
+        host: 0,
+        notice: Notice::None,
+    });
+    assert_eq!(noticed(&w), Some(Promise::Determinism));
+}
+
+#[test]
+fn a_node_that_does_not_rest() {
+    let mut w = world(Sabotage::IgnoreTimers);
+    w.send(0, 1);
+    w.run(10 * SECOND);
+    assert_eq!(noticed(&w), Some(Promise::Progress));
+}

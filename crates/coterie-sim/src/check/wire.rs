@@ -161,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn a_step_may_repeat_only_of_a_machine_that_runs_twice() {
+        let mut w = WireCheck::new(Canary([7; 8]));
+        let step = |text| {
+            let mut d = provisional_header(Step::Confirm, 3).to_vec();
+            d.extend_from_slice(&[text; 40]);
+            d
+        };
+        assert_eq!(w.leaves(0, &step(1), true, false), Ok(()));
+        assert_eq!(w.leaves(0, &step(2), true, true), Ok(()));
+        assert_eq!(promise(w.leaves(0, &step(3), true, false)), Some(Promise::Nonce));
+    }
+
+    #[test]
     fn plaintext_size_and_nonsense_are_noticed() {
         let mut w = WireCheck::new(Canary([7; 8]));
         let mut clear = sealed(1, 5, 1);

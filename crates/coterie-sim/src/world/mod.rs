@@ -84,6 +84,8 @@ pub enum Sabotage {
     NeverHeal,
     /// A host answers strangers.
     AnswerStrangers,
+    /// Nodes are woken and do nothing.
+    IgnoreTimers,
 }
 
 /// Something under way.
@@ -422,6 +424,9 @@ impl World {
                 self.hosts[host].label
             );
             return self.breach(Breach::new(Promise::Progress, what));
+        }
+        if self.sabotage == Some(Sabotage::IgnoreTimers) {
+            return self.set_timer(host);
         }
         self.step(host, Input::Timeout);
     }
