@@ -23,7 +23,7 @@ fn they_find_each_other_and_neither_takes_the_others_old_packets() {
             elsewhere: false,
         });
         w.run(Duration::from_secs(3));
-        let (there, back) = (w.send(0, 1).unwrap(), w.send(1, 0).unwrap());
+        let (there, back) = (w.send(0, 1).expect("it is there"), w.send(1, 0).expect("it is there"));
         w.run(Duration::from_secs(1));
         assert!(
             w.delivered(there).is_some() && w.delivered(back).is_some(),

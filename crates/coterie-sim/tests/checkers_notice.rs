@@ -158,7 +158,7 @@ fn a_pair_that_exclusions_keep_apart_and_that_talks() {
 fn a_node_that_is_not_a_function_of_its_inputs() {
     let mut w = world(Sabotage::NeverHeal);
     // Something goes into the node behind its host's back.
-    w.hosts[0].running.as_mut().unwrap().node.begin_batch();
+    w.hosts[0].running.as_mut().expect("it is there").node.begin_batch();
     w.send(0, 1);
     w.apply(&Transition::Fork {
         host: 0,

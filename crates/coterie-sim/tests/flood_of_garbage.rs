@@ -14,10 +14,10 @@ fn strangers_hear_nothing_and_members_are_served() {
         w.apply(&Transition::InjectGarbage { host: 1, count: 1000 });
         w.run(Duration::from_millis(300));
         w.apply(&Transition::Restart { host: 0 });
-        let sent = w.send(0, 1).unwrap();
+        let sent = w.send(0, 1).expect("it is there");
         w.run(Duration::from_secs(1));
         assert!(w.delivered(sent).is_some());
         w.must_hold();
     }
-    assert!(w.hosts[1].running.as_ref().unwrap().node.held().indices < 10);
+    assert!(w.hosts[1].running.as_ref().expect("it is there").node.held().indices < 10);
 }

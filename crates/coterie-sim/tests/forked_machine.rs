@@ -42,7 +42,7 @@ fn unnoticed_its_peer_raises_the_alarm_within_a_second() {
         .events()
         .iter()
         .find(|(_, host, e)| *host == 1 && matches!(e, Event::Alarm(Alarm::Twin(_))));
-    assert!(alarm.unwrap().0.since(forked) < SECOND);
+    assert!(alarm.expect("it is there").0.since(forked) < SECOND);
     w.must_hold();
 }
 
@@ -63,7 +63,7 @@ fn noticed_by_both_neither_sends_anything() {
     assert_eq!(w.datagrams_between(0, 1), 0);
     w.apply(&Transition::ReEnrol { machine: 0 });
     w.run(SECOND);
-    let back = w.send(0, 1).unwrap();
+    let back = w.send(0, 1).expect("it is there");
     w.run(SECOND);
     assert!(w.delivered(back).is_some(), "a new enrolment brings it back");
     w.must_hold();

@@ -18,7 +18,7 @@ fn the_new_session_stays() {
         one_way: false,
     });
     w.apply(&Transition::ShutDown { host: 0 });
-    let farewell = w.last_datagram(0, 1, datagram::SEALED).unwrap();
+    let farewell = w.last_datagram(0, 1, datagram::SEALED).expect("it is there");
     w.apply(&Transition::Heal);
     w.apply(&Transition::Restart { host: 0 });
     w.run(Duration::from_millis(100));
@@ -28,7 +28,7 @@ fn the_new_session_stays() {
     w.relay(1, farewell);
     w.run(Duration::from_millis(10));
     assert!(w.has_session(1, 0));
-    let back = w.send(1, 0).unwrap();
+    let back = w.send(1, 0).expect("it is there");
     w.run(Duration::from_secs(1));
     assert!(w.delivered(back).is_some());
     w.must_hold();

@@ -24,8 +24,8 @@ fn a_handshake_with_a_peer_brings_it() {
         w.send(0, 1);
         w.run(3 * SECOND);
         assert!(!w.has_session(0, 3), "a peer did");
-        assert!(w.peer(0, 3).unwrap().revoked);
-        let late = w.send(3, 0).unwrap();
+        assert!(w.peer(0, 3).expect("it is there").revoked);
+        let late = w.send(3, 0).expect("it is there");
         w.run(15 * SECOND);
         assert!(w.delivered(late).is_none());
         w.must_hold();

@@ -12,7 +12,7 @@ fn traffic_goes_on_within_a_second() {
     for torn in [false, true] {
         let mut w = World::new(1, &plain_layout(&[&[0], &[0]]));
         w.run(SECOND);
-        let first = w.send(0, 1).unwrap();
+        let first = w.send(0, 1).expect("it is there");
         w.run(SECOND);
         assert!(w.delivered(first).is_some());
         let key = w.enclave.enrolment(1).public;
@@ -46,7 +46,7 @@ fn a_member_that_lost_its_disk_comes_back_as_somebody_new() {
     w.run(SECOND);
     assert_ne!(w.enclave.enrolment(1).public, key);
     assert!(!w.has_session(0, 1), "the revocation ended it");
-    let (there, back) = (w.send(0, 1).unwrap(), w.send(1, 0).unwrap());
+    let (there, back) = (w.send(0, 1).expect("it is there"), w.send(1, 0).expect("it is there"));
     w.run(SECOND);
     assert!(w.delivered(there).is_some() && w.delivered(back).is_some());
     w.must_hold();

@@ -42,12 +42,12 @@ fn a_rekey_that_only_one_side_finished_blocks_nobody() {
     w.run(SECOND);
     w.send(0, 1);
     w.run(SECOND);
-    let (old, new) = if w.session(0, 1).unwrap().initiator {
+    let (old, new) = if w.session(0, 1).expect("it is there").initiator {
         (0, 1)
     } else {
         (1, 0)
     };
-    while w.session(old, new).unwrap().age < 120 * SECOND {
+    while w.session(old, new).expect("it is there").age < 120 * SECOND {
         w.run(SECOND / 100);
     }
     w.run(step * 4);
@@ -57,14 +57,14 @@ fn a_rekey_that_only_one_side_finished_blocks_nobody() {
         one_way: true,
     });
     w.run(step * 2);
-    assert!(w.session(new, old).unwrap().age < SECOND);
-    assert!(w.session(old, new).unwrap().age > 120 * SECOND);
+    assert!(w.session(new, old).expect("it is there").age < SECOND);
+    assert!(w.session(old, new).expect("it is there").age > 120 * SECOND);
     // The initiator gives its rekey up. Nobody sends, so nobody misses an answer.
     w.run(12 * SECOND);
     w.apply(&Transition::Heal);
     let mut served = None;
     for n in 0..20 {
-        let sent = w.send(new, old).unwrap();
+        let sent = w.send(new, old).expect("it is there");
         w.send(old, new);
         w.run(SECOND / 2);
         served = served.or(w.delivered(sent).map(|_| n));

@@ -32,13 +32,13 @@ fn it_meets_silence_and_the_others_go_on() {
         "not one datagram goes to it"
     );
     assert!(w.last_datagram(3, 0, datagram::INITIATION).is_some(), "it did call");
-    let other = w.send(0, 1).unwrap();
+    let other = w.send(0, 1).expect("it is there");
     w.run(Duration::from_secs(140));
     w.send(0, 1);
     w.run(SECOND);
     assert!(w.delivered(other).is_some());
     assert_eq!(
-        w.session(0, 1).unwrap().epoch,
+        w.session(0, 1).expect("it is there").epoch,
         2,
         "the next session is under the new key"
     );
@@ -51,16 +51,16 @@ fn removed_from_one_community_it_still_talks_under_another() {
     w.run(SECOND);
     w.send(0, 1);
     w.run(SECOND);
-    let before = w.session(0, 1).unwrap().tag;
-    let community = w.enclave.community(before).unwrap();
+    let before = w.session(0, 1).expect("it is there").tag;
+    let community = w.enclave.community(before).expect("it is there");
     w.apply(&Transition::RemovalRoll { community, machine: 1 });
     for _ in 0..200 {
         w.send(0, 1);
         w.run(SECOND);
     }
-    let last = w.send(0, 1).unwrap();
+    let last = w.send(0, 1).expect("it is there");
     w.run(SECOND);
     assert!(w.delivered(last).is_some());
-    assert_ne!(w.session(0, 1).unwrap().tag, before);
+    assert_ne!(w.session(0, 1).expect("it is there").tag, before);
     w.must_hold();
 }

@@ -22,7 +22,7 @@ fn with_a_lost_packet(roaming: bool) -> (World, Vec<u8>) {
         one_way: false,
     });
     w.send(0, 1);
-    let lost = w.last_datagram(0, 1, datagram::SEALED).unwrap();
+    let lost = w.last_datagram(0, 1, datagram::SEALED).expect("it is there");
     w.apply(&Transition::Heal);
     (w, lost)
 }
@@ -31,13 +31,13 @@ fn with_a_lost_packet(roaming: bool) -> (World, Vec<u8>) {
 fn a_relayed_packet_moves_nobody() {
     for roaming in [false, true] {
         let (mut w, lost) = with_a_lost_packet(roaming);
-        let home = w.peer(1, 0).unwrap().endpoint;
+        let home = w.peer(1, 0).expect("it is there").endpoint;
         let before = w.totals.delivered;
         w.relay(1, lost);
         w.run(SECOND);
         assert_eq!(w.totals.delivered, before + 1, "it is authentic");
-        assert_eq!(w.peer(1, 0).unwrap().endpoint, home);
-        let back = w.send(1, 0).unwrap();
+        assert_eq!(w.peer(1, 0).expect("it is there").endpoint, home);
+        let back = w.send(1, 0).expect("it is there");
         w.run(SECOND);
         assert!(w.delivered(back).is_some());
         w.must_hold();
@@ -55,16 +55,16 @@ fn a_relayed_proof_of_a_new_session_moves_nobody() {
     }
     let home = w.hosts[0].address;
     let (confirm, probe) = (
-        w.last_datagram(0, 1, datagram::PROVISIONAL).unwrap(),
-        w.last_datagram(0, 1, datagram::SEALED).unwrap(),
+        w.last_datagram(0, 1, datagram::PROVISIONAL).expect("it is there"),
+        w.last_datagram(0, 1, datagram::SEALED).expect("it is there"),
     );
     w.relay(1, confirm);
     w.run(Duration::from_micros(1));
     w.relay(1, probe);
     w.run(Duration::from_micros(1));
-    assert_eq!(w.peer(1, 0).unwrap().endpoint, Some(home));
+    assert_eq!(w.peer(1, 0).expect("it is there").endpoint, Some(home));
     w.run(SECOND);
-    let back = w.send(1, 0).unwrap();
+    let back = w.send(1, 0).expect("it is there");
     w.run(SECOND);
     assert!(w.delivered(back).is_some());
     w.must_hold();
@@ -81,8 +81,8 @@ fn a_member_that_moves_is_followed() {
         .iter()
         .any(|(_, host, e)| *host == 1 && matches!(e, Event::Moved(..)));
     assert!(moved);
-    assert_eq!(w.peer(1, 0).unwrap().endpoint, Some(w.hosts[0].address));
-    let back = w.send(1, 0).unwrap();
+    assert_eq!(w.peer(1, 0).expect("it is there").endpoint, Some(w.hosts[0].address));
+    let back = w.send(1, 0).expect("it is there");
     w.run(SECOND);
     assert!(w.delivered(back).is_some());
     w.must_hold();
@@ -96,7 +96,7 @@ fn where_roaming_is_off_the_directory_says_where_a_member_is() {
         w.send(0, 1);
         w.run(SECOND);
     }
-    let back = w.send(1, 0).unwrap();
+    let back = w.send(1, 0).expect("it is there");
     w.run(SECOND);
     assert!(w.delivered(back).is_some());
     w.must_hold();

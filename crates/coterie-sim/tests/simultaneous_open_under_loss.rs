@@ -22,7 +22,10 @@ fn one_session_comes_of_two_calls() {
         let settled = w.settle();
         w.must_hold();
         assert_eq!(settled.first.len(), 2);
-        let (a, b) = (w.session(0, 1).unwrap(), w.session(1, 0).unwrap());
+        let (a, b) = (
+            w.session(0, 1).expect("it is there"),
+            w.session(1, 0).expect("it is there"),
+        );
         assert_ne!(a.initiator, b.initiator, "seed {seed}");
         assert!(a.age.abs_diff(b.age) < Duration::from_secs(3), "seed {seed}");
     }

@@ -62,10 +62,13 @@ fn a_question_is_1200_bytes_and_its_answer_no_longer() {
     layout.machines[0].traits.lazy = true;
     let mut w = World::new(1, &layout);
     w.run(Duration::from_secs(1));
-    let sent = w.send(0, 1).unwrap();
+    let sent = w.send(0, 1).expect("it is there");
     w.run(Duration::from_secs(1));
     assert!(w.delivered(sent).is_some());
-    assert_eq!(w.last_datagram(0, 1, datagram::QUESTION).unwrap().len(), 1200);
-    assert!(w.last_datagram(1, 0, datagram::ANSWER).unwrap().len() < 1200);
+    assert_eq!(
+        w.last_datagram(0, 1, datagram::QUESTION).expect("it is there").len(),
+        1200
+    );
+    assert!(w.last_datagram(1, 0, datagram::ANSWER).expect("it is there").len() < 1200);
     w.must_hold();
 }
