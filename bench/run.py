@@ -102,6 +102,9 @@ def wireguard_go(pair, work):
         key = run("wg", "genkey")
         (work / f"key{side}").write_text(key)
         public[side] = run("wg", "pubkey", input=key).strip()
+    for side in SIDES:
+        # A socket that an earlier run left would look like one that listens.
+        Path(f"/run/wireguard/bwg{side}.sock").unlink(missing_ok=True)
     started = time.monotonic()
     for side in SIDES:
         pair.start(side, "wireguard-go", "-f", f"bwg{side}")

@@ -148,8 +148,10 @@ fn a_pair_that_exclusions_keep_apart_and_that_talks() {
     // The hosts exclude each other, as far as the model knows; their nodes were not told.
     let mut w = World::new(1, &plain_layout(&[&[0], &[0]]));
     w.run(SECOND);
-    w.hosts[0].exclude = vec![1];
-    w.hosts[1].exclude = vec![0];
+    for (host, other) in [(0, 1), (1, 0)] {
+        w.hosts[host].exclude = vec![other];
+        w.hosts[host].excluded_at = w.now();
+    }
     w.settle();
     assert_eq!(noticed(&w), Some(Promise::Isolation));
 }

@@ -67,7 +67,7 @@ fn a_rekey_that_only_one_side_finished_blocks_nobody() {
         let sent = w.send(new, old).expect("it is there");
         w.send(old, new);
         w.run(SECOND / 2);
-        served = served.or(w.delivered(sent).map(|_| n));
+        served = served.or_else(|| w.delivered(sent).map(|_| n));
     }
     w.must_hold();
     assert!(served.is_some_and(|n| n < 12), "served after {served:?} half seconds");
