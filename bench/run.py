@@ -220,7 +220,7 @@ def table(document):
         for name in names:
             values = [r[key] for r in rounds if r["tunnel"] == name and key in r]
             cells.append(f"{statistics.median(values):.4g} [{min(values):.4g}-{max(values):.4g}]" if values else "-")
-        print(f"| `{key}` | " + " | ".join(cells) + " |")
+        print(f"| {key} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
