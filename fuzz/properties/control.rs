@@ -17,7 +17,10 @@ use coterie_crypto::{
     hash,
     sign::SigningKey,
 };
-use coterie_model::{EpochKey, Name, UnixTime, Writer};
+use coterie_model::{
+    Authority, EpochKey, Head, Manifest, Name, Revocations, Signed, SignedObject as _, Statement, UnixTime, Writer,
+    signed::head_hash,
+};
 
 /// A property of some bytes.
 pub(crate) type Property = fn(&[u8]);
@@ -36,11 +39,16 @@ const NOW: UnixTime = UnixTime(1_795_506_345);
 const SITE: &str = r#"
 version = 1
 [enclave]
-name = "pair"
+name = "shop"
 pools = ["10.77.0.0/24", "fd77::/64"]
-[community.pair]
+[community.web]
+[community.db]
 [template.node]
-communities = ["pair"]
+communities = ["web", "db"]
+exclude = ["right"]
+lockdown = true
+forkable = true
+suites = ["aes-256-gcm-siv"]
 [member.left]
 template = "node"
 addresses = ["10.77.0.1", "fd77::1"]
@@ -48,13 +56,19 @@ endpoints = ["192.0.2.1", "[2001:db8::1]:4748"]
 [member.right]
 template = "node"
 endpoints = ["192.0.2.2"]
+[member.gone]
+template = "node"
 "#;
 
 /// A true enclave, and what its member `left` got.
 struct Site {
     statement_key: SigningKey,
     root_hash: [u8; 32],
+    /// Signs certificates and the authority.
+    root: SigningKey,
     keys: Keys,
+    /// The same machine with another identity key.
+    renewed: Keys,
     identity: SigningKey,
     keys_body: Vec<u8>,
     keys_text: String,
@@ -62,10 +76,15 @@ struct Site {
     request_text: String,
     bundle_body: Vec<u8>,
     bundle_text: String,
+    /// Signed objects of the bundle: label, body, and where it stands in the bundle with its length field.
+    objects: Vec<(&'static str, Vec<u8>, core::ops::Range<usize>)>,
+    /// Where the bundle certificate stands, and where the wrapped keys begin in it.
+    certificate: core::ops::Range<usize>,
+    wrapped_at: usize,
     view: View,
 }
 
-/// The one view of the bundle.
+/// The last view of the bundle.
 struct View {
     /// Where its label starts, and where its sealed entries do.
     label_at: usize,
@@ -84,35 +103,55 @@ impl Site {
         let mut enclave = Enclave::init(SITE, NOW, &mut entropy).expect("a true enclave file");
         let name = |text| Name::new(text).expect("a true name");
         let keys = Keys::generate(name("left"), &mut entropy);
-        let others = Keys::generate(name("right"), &mut entropy);
-        for keys in [&keys, &others] {
-            let request = Request::new(keys).expect("true keys");
+        for member in [
+            &keys,
+            &Keys::generate(name("right"), &mut entropy),
+            &Keys::generate(name("gone"), &mut entropy),
+        ] {
+            let request = Request::new(member).expect("true keys");
             enclave
                 .admit(&request, NOW, &mut entropy)
                 .expect("a member of the file");
         }
+        enclave
+            .issue(&name("gone"), NOW, &mut entropy)
+            .expect("an enrolled member");
+        enclave.revoke(&name("gone"), NOW).expect("an enrolled member");
         let bundle_text = enclave
             .issue(&name("left"), NOW, &mut entropy)
             .expect("an enrolled member");
         let files = enclave.to_files();
-        let stored = files
-            .iter()
-            .find(|f| f.path == "statement.key")
-            .expect("it is always written");
-        let seed = body_of(core::str::from_utf8(&stored.bytes).expect("text"));
+        let seed = |path| {
+            let stored = files.iter().find(|f| f.path == path).expect("it is always written");
+            let body = body_of(core::str::from_utf8(&stored.bytes).expect("text"));
+            SigningKey::from_seed(Secret::from_slice(&body[1..]).expect("a seed"))
+        };
+        let (root, statement_key) = (seed("root.key"), seed("statement.key"));
         let request_text = Request::new(&keys).expect("true keys").to_text();
         let keys_text = keys.to_text().to_string();
+        let keys_body = body_of(&keys_text);
         let bundle_body = body_of(&bundle_text);
         let opened = Bundle::parse(bundle_text.as_bytes())
             .and_then(|b| b.open(&keys, Some(enclave.root_hash()), NOW, 0))
             .expect("a true bundle");
+        let mut renewed = keys_body.clone();
+        let len = renewed.len();
+        renewed[len - 9] ^= 1;
+        let renewed = keys_file(renewed);
+        let certificate = found(&bundle_body, &opened.bundle_certificate);
+        let marker = [1, 0x64, 0x7a, 0, 1, 0, 2];
         Self {
-            statement_key: SigningKey::from_seed(Secret::from_slice(&seed[1..]).expect("a seed")),
             root_hash: enclave.root_hash(),
             identity: keys.identity_key(),
-            keys_body: body_of(&keys_text),
+            renewed: Keys::parse(renewed.as_bytes()).expect("well-formed keys"),
+            keys_body,
             request_body: body_of(&request_text),
             view: View::of(&bundle_body, &opened),
+            objects: objects(&bundle_body, &opened, &statement_key),
+            wrapped_at: found(&bundle_body[certificate.clone()], &marker).start,
+            certificate,
+            root,
+            statement_key,
             keys,
             keys_text,
             request_text,
@@ -120,6 +159,50 @@ impl Site {
             bundle_text,
         }
     }
+}
+
+fn found(bytes: &[u8], part: &[u8]) -> core::ops::Range<usize> {
+    let mut at = bytes
+        .windows(part.len())
+        .enumerate()
+        .filter(|(_, window)| *window == part)
+        .map(|(at, _)| at);
+    let first = at.next().expect("it is there");
+    first..first + part.len()
+}
+
+/// The signed objects of a true bundle, and a head, which an enclave without a server has not.
+fn objects(
+    bundle: &[u8],
+    opened: &Opened,
+    statement_key: &SigningKey,
+) -> Vec<(&'static str, Vec<u8>, core::ops::Range<usize>)> {
+    let object = |label, signed: &[u8]| {
+        let place = found(bundle, signed);
+        (label, signed[..signed.len() - 64].to_vec(), place.start - 2..place.end)
+    };
+    let list = opened.revocations.as_ref().expect("one was revoked");
+    let mut all = vec![
+        object(Authority::LABEL, opened.authority.bytes()),
+        object(Revocations::LABEL, list.bytes()),
+    ];
+    all.extend(opened.statements.iter().map(|s| object(Statement::LABEL, s.bytes())));
+    all.extend(opened.manifests.iter().map(|m| object(Manifest::LABEL, m.bytes())));
+    let head = Head {
+        era: list.era,
+        enclave: list.enclave,
+        revision: list.revision,
+        time: NOW,
+        hash: head_hash(list),
+    };
+    let head = Signed::sign(head, statement_key);
+    let behind = all[1].2.end;
+    all.push((
+        Head::LABEL,
+        head.bytes()[..head.bytes().len() - 64].to_vec(),
+        behind..behind + 2,
+    ));
+    all
 }
 
 impl View {
@@ -131,19 +214,22 @@ impl View {
             .find(|at| body[at - 4..*at] == u32::try_from(end - at).expect("a small bundle").to_be_bytes())
             .expect("a view");
         let label_at = sealed_at - (16 + 8 + 40 + 12 + 4);
-        let epoch_key = &opened.keys[0];
-        let key = view_key(epoch_key);
         let mut w = Writer::new();
         w.bytes(&body[label_at..label_at + 16])
             .bytes(&opened.member.0)
             .u64(opened.serial);
         let aad = w.into_bytes();
-        let mut sealed = body[sealed_at..end].to_vec();
         let nonce = body[sealed_at - 16..sealed_at - 4].try_into().expect("12 bytes");
-        let text = Key::new(Suite::Aes256GcmSiv, &key)
-            .open(nonce, &aad, &mut sealed)
-            .expect("sealed as the document says")
-            .to_vec();
+        let open = |key: &EpochKey| {
+            let mut sealed = body[sealed_at..end].to_vec();
+            let opening = view_key(key);
+            let text = Key::new(Suite::Aes256GcmSiv, &opening)
+                .open(nonce, &aad, &mut sealed)
+                .ok()?
+                .to_vec();
+            Some((opening, text))
+        };
+        let (key, text) = opened.keys.iter().find_map(open).expect("sealed as the document says");
         Self {
             label_at,
             sealed_at,
@@ -217,15 +303,18 @@ enum Input {
     File(Vec<u8>),
     /// What is inside of one, to be signed again.
     Body(Vec<u8>),
+    /// A change further inside.
+    Inner(u8, Vec<u8>),
 }
 
 fn input(data: &[u8], text: &str, body: &[u8]) -> Input {
     match data.split_first() {
         None => Input::File(vec![]),
-        Some((kind, rest)) => match kind % 3 {
+        Some((kind, rest)) => match kind % 8 {
             0 => Input::Body(edited(body, rest)),
             1 => Input::File(edited(text.as_bytes(), rest)),
-            _ => Input::File(rest.to_vec()),
+            2 => Input::File(rest.to_vec()),
+            _ => Input::Inner(kind % 8, rest.to_vec()),
         },
     }
 }
@@ -248,6 +337,9 @@ pub(crate) fn enclave_file(data: &[u8]) {
                 assert!(member.communities.len() <= file::MAX_COMMUNITIES);
                 assert!(member.addresses.len() <= file::MAX_ADDRESSES);
             }
+            let nothing_known = file::Facts::default();
+            let matching = accepted.templates.values().filter_map(|t| t.matching.as_ref());
+            matching.for_each(|m| assert!(!m.matches(&nothing_known), "what is not known fits no selector"));
             let few = || accepted.members.keys().take(4);
             for from in few() {
                 for to in few() {
@@ -286,8 +378,49 @@ pub(crate) fn bundle(data: &[u8]) {
     let bytes = match input(data, &site.bundle_text, &site.bundle_body) {
         Input::File(bytes) => bytes,
         Input::Body(body) => signed_bundle(site, body).into_bytes(),
+        Input::Inner(3, wrapped) => signed_bundle(site, with_wrapped_keys(site, &wrapped)).into_bytes(),
+        Input::Inner(_, object) => signed_bundle(site, with_object(site, &object)).into_bytes(),
     };
     open(site, &bytes);
+}
+
+/// The true bundle with one of its signed objects changed and signed again: which, then the edits.
+fn with_object(site: &Site, data: &[u8]) -> Vec<u8> {
+    let (which, edits) = data.split_first().unwrap_or((&0, &[]));
+    let (label, body, place) = &site.objects[usize::from(*which) % site.objects.len()];
+    let mut object = edited(body, edits);
+    object.truncate(1100);
+    let key = if *label == Authority::LABEL {
+        &site.root
+    } else {
+        &site.statement_key
+    };
+    let signature = key.sign(label, &object);
+    object.extend_from_slice(&signature);
+    let length = u16::try_from(object.len()).expect("cut above").to_be_bytes();
+    let mut bundle = site.bundle_body.clone();
+    bundle.splice(place.clone(), length.into_iter().chain(object));
+    bundle
+}
+
+/// The true bundle with other wrapped keys in its certificate, of the same length, signed again by the root.
+fn with_wrapped_keys(site: &Site, edits: &[u8]) -> Vec<u8> {
+    let mut bundle = site.bundle_body.clone();
+    let certificate = &mut bundle[site.certificate.clone()];
+    let (before, wrapped) = certificate.split_at_mut(site.wrapped_at);
+    let changed = edited(wrapped, edits);
+    for (byte, new) in wrapped.iter_mut().zip(changed) {
+        *byte = new;
+    }
+    let _unchanged = before;
+    // Tag and length of the certificate, then the part that is signed: tag and length again.
+    let length = usize::from(u16::from_be_bytes([certificate[6], certificate[7]]));
+    let signed = certificate[4..8 + length].to_vec();
+    let key = rcgen::KeyPair::try_from(site.root.to_pkcs8().expect("a key").as_slice()).expect("a key");
+    let signature = rcgen::SigningKey::sign(&key, &signed).expect("a signature");
+    let at = certificate.len() - signature.len();
+    certificate[at..].copy_from_slice(&signature);
+    bundle
 }
 
 /// A view opens only if it is well-formed, and gives members of its community alone.
@@ -306,8 +439,13 @@ pub(crate) fn view(data: &[u8]) {
     let text = signed_bundle(site, body);
     assert!(site.view.label_at < site.view.sealed_at);
     if let Some(opened) = open(site, text.as_bytes()) {
-        let tag = opened.keys[0].tag;
-        assert!(opened.directory.iter().all(|e| e.communities == [tag]));
+        let held: Vec<_> = opened.keys.iter().map(|k| k.tag).collect();
+        assert!(
+            opened
+                .directory
+                .iter()
+                .all(|e| e.communities.iter().all(|tag| held.contains(tag)))
+        );
     }
 }
 
@@ -346,6 +484,19 @@ fn open(site: &Site, bytes: &[u8]) -> Option<Opened> {
         parsed.open(&site.keys, Some([0; 32]), NOW, 1).is_err(),
         "another root is trusted"
     );
+    let refused = [
+        parsed.open(&site.keys, None, opened.not_after, 1),
+        parsed.open(&site.keys, None, NOW, opened.serial.saturating_add(1)),
+        parsed.open(&site.renewed, None, NOW, 1),
+    ];
+    assert!(opened.serial == u64::MAX || refused.iter().all(Result::is_err));
+    let claims = (
+        parsed.claimed_name(),
+        parsed.claimed_serial(),
+        parsed.claimed_not_after(),
+    );
+    assert_eq!(claims, (&opened.name, opened.serial, opened.not_after));
+    assert_eq!(parsed.claimed_root(), site.root_hash);
     Some(opened)
 }
 
@@ -391,6 +542,7 @@ pub(crate) fn request(data: &[u8]) {
             });
             text.into_bytes()
         }
+        Input::Inner(_, rest) => rest,
     };
     match Request::parse(&bytes) {
         Ok(request) => {
@@ -406,19 +558,22 @@ pub(crate) fn keys(data: &[u8]) {
     let site = &*THE_SITE;
     let bytes = match input(data, &site.keys_text, &site.keys_body) {
         Input::File(bytes) => bytes,
-        Input::Body(mut body) => {
-            if let Some((before, sum)) = body.split_last_chunk_mut::<8>() {
-                sum.copy_from_slice(&hash::sha256(&[b"coterie/1 keys", before])[..8]);
-            }
-            let text = armoured("COTERIE KEYS", &body, |text| match Keys::parse(text) {
-                Err(KeysError::Armour(error)) => expected(&error),
-                Ok(_) | Err(_) => None,
-            });
-            text.into_bytes()
-        }
+        Input::Body(body) => keys_file(body).into_bytes(),
+        Input::Inner(_, rest) => rest,
     };
     match Keys::parse(&bytes) {
         Ok(keys) => assert_eq!(keys.to_text().trim_end_matches('\n'), plain(&bytes)),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
+}
+
+/// Keys with their checksum made anew.
+fn keys_file(mut body: Vec<u8>) -> String {
+    if let Some((before, sum)) = body.split_last_chunk_mut::<8>() {
+        sum.copy_from_slice(&hash::sha256(&[b"coterie/1 keys", before])[..8]);
+    }
+    armoured("COTERIE KEYS", &body, |text| match Keys::parse(text) {
+        Err(KeysError::Armour(error)) => expected(&error),
+        Ok(_) | Err(_) => None,
+    })
 }

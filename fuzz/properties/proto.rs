@@ -4,13 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use coterie_crypto::{
-    Secret,
+    Secret, SeededEntropy,
     aead::{Key, Suite},
-    hash,
+    hash::{self, MacKey},
 };
 use coterie_model::{
-    Authority, CommunityTag, DirectoryEntry, EpochKey, Head, Manifest, Reader, Revocations, SignedObject, Statement,
-    Unverified, Writer,
+    Authority, CommunityTag, DirectoryEntry, EpochKey, Head, Instant, Manifest, Reader, Revocations, SignedObject,
+    Statement, Unverified, Writer,
 };
 use coterie_proto::{
     handshake::{
@@ -255,6 +255,23 @@ pub(crate) fn cookie(data: &[u8]) {
     assert_eq!(opened.is_ok(), data.len() == 16);
     assert!(opened.is_err() || opened == Ok(data.try_into().expect("16 bytes")));
     assert!(cookie::open(&key, &responder, &[5; 16], &datagram).is_err());
+
+    // What a jar gives for an address opens, and is accepted from that address alone, for two lives of its secret.
+    let mut entropy = SeededEntropy::from_number(1);
+    let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+    let mut jar = cookie::Jar::new(true, at(0), &mut entropy);
+    let port = u16::try_from(data.len() % 60_000).expect("below 60,000");
+    let here: SocketAddr = (data.first().map_or([192, 0, 2, 1], |b| [192, 0, 2, *b]), port).into();
+    let there: SocketAddr = ([0xfd00, 0, 0, 0, 0, 0, 0, 1], port).into();
+    let asked = jar.ask(&key, &responder, (7, &mac1), here, at(0), &mut entropy);
+    let given = cookie::open(&key, &responder, &mac1, &asked).expect("sealed for it");
+    let mac2 = MacKey::new(&given).mac(&hash::sha256(&[data]));
+    assert!(
+        jar.accepts(data, &mac2, here, at(1), &mut entropy) && !jar.accepts(data, &mac2, there, at(1), &mut entropy)
+    );
+    assert!(
+        jar.accepts(data, &mac2, here, at(121), &mut entropy) && !jar.accepts(data, &mac2, here, at(300), &mut entropy)
+    );
 }
 
 const NONCE: [u8; 12] = [8; 12];

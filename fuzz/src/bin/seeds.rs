@@ -61,7 +61,7 @@ fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("cookie", vec![vec![1; 16], vec![1; 15], vec![1; 17]]),
         ("nodes", scripts()),
         ("enclave_file", files()),
-        ("bundle", edits(5000)),
+        ("bundle", [edits(5000), numbers(), objects()].concat()),
         ("view", edits(900).into_iter().map(|e| e[1..].to_vec()).collect()),
         ("request", edits(1800)),
         ("keys", edits(120)),
@@ -300,7 +300,67 @@ fn files() -> Vec<Vec<u8>> {
         .filter(|path| path.extension().is_some_and(|e| e == "toml"))
         .map(|path| fs::read(path).expect("a file"))
         .filter(|bytes| bytes.len() < 8192)
+        .chain([SELECTORS.as_bytes().to_vec()])
         .collect()
+}
+
+/// A file with every selector and every form of test.
+const SELECTORS: &str = r#"
+version = 1
+[enclave]
+name = "e"
+pools = ["10.0.0.0/8"]
+lease = "1w2d3h4m5s"
+[community.a]
+epoch = "1d"
+[template.t]
+communities = ["a"]
+[template.t.match]
+name = "w?b-*"
+labels = { role = "web" }
+mac = ["52:54:00:12:34:56", "52:54:00:*"]
+uuid = ["4c4c4544-0042-3510-8054-b4c04f4e3132"]
+cpus = ">=2, <8"
+memory = ">1GiB, <=64GiB"
+[member.m]
+template = "t"
+[member.n]
+template = "t"
+[[tests]]
+name = "one"
+from = "template:t"
+to = "community:a:443/tcp"
+[[tests]]
+from = "m"
+to = "n:53/udp"
+via = "a"
+"#;
+
+/// Small numbers in every place of a bundle's front and template.
+fn numbers() -> Vec<Vec<u8>> {
+    let places = 200..480u16;
+    let edit = |place: u16, new: u8| {
+        let [high, low] = place.to_be_bytes();
+        vec![0, high, low, 1, 1, new]
+    };
+    places
+        .flat_map(|place| [0, 1, 2, 3, 8].map(|new| edit(place, new)))
+        .collect()
+}
+
+/// Changes of the signed objects of a bundle and of its wrapped keys: one byte, in every place.
+fn objects() -> Vec<Vec<u8>> {
+    let object = |which: u8, place: u16, new: u8| {
+        let [high, low] = place.to_be_bytes();
+        vec![4, which, high, low, 1, 1, new]
+    };
+    let wrapped = |place: u16, new: u8| {
+        let [high, low] = place.to_be_bytes();
+        vec![3, high, low, 1, 1, new]
+    };
+    let objects = (0..8).flat_map(|which| (0..280).map(move |place| object(which, place, 2)));
+    let wrapped = (0..1500).step_by(3).chain(0..12).map(|place| wrapped(place, 3));
+    objects.chain(wrapped).collect()
 }
 
 /// Edits of a true file of about `len` bytes: none, and one of each byte string at places all over it.

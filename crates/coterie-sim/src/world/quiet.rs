@@ -134,10 +134,8 @@ impl World {
                     verdicts.insert((a, b), Verdict::Unclear);
                     continue;
                 }
-                let fresh = self
-                    .enclave
-                    .last_shared(a, b, self.now)
-                    .is_some_and(|at| self.now.since(at) < GRACE);
+                let last = self.enclave.last_shared(a, b, self.now).filter(|at| *at < self.now);
+                let fresh = last.is_some_and(|at| self.now.since(at) < GRACE);
                 let lives = fresh || self.has_session(a, b) || self.has_session(b, a);
                 let expelled = self.enclave.machines[a].expelled || self.enclave.machines[b].expelled;
                 verdicts.insert(
