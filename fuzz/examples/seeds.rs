@@ -1,0 +1,383 @@
+//! Writes true values into the corpus, one file each: `cargo run --example seeds` in this directory, after a format changed.
+
+use std::{fs, path::Path};
+
+use coterie_crypto::{Secret, SeededEntropy, aead::Suite, hash, kem, sign::SigningKey};
+use coterie_model::{
+    Authority, CommunityTag, DirectoryEntry, EnclaveId, EpochKind, Head, Manifest, MemberId, Name, Prefix, Revocation,
+    Revocations, Signed, Statement, UnixTime, Unverified, Writer, signed::head_hash,
+};
+use coterie_proto::{
+    handshake::payload::{InitiationPayload, ResponsePayload, Suites},
+    wire::{
+        control::Control,
+        datagram::{SealedHeader, Step, provisional_header},
+    },
+};
+
+fn main() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for (target, values) in all() {
+        let folder = corpus.join(target);
+        fs::create_dir_all(&folder).expect("a folder");
+        for value in values {
+            let name: String = hash::sha256(&[&value])[..10]
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect();
+            fs::write(folder.join(name), value).expect("a file");
+        }
+    }
+}
+
+fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let key = SigningKey::from_seed(Secret::new([9; 32]));
+    let list = Signed::sign(revocations(3), &key);
+    let statements = [statement(1, 0), statement(63, 15)].map(|s| Signed::sign(s, &key));
+    vec![
+        ("datagram", datagrams()),
+        ("control", controls()),
+        ("packet", packets()),
+        ("authority", vec![Signed::sign(authority(&key), &key).bytes().to_vec()]),
+        ("statement", statements.iter().map(|s| s.bytes().to_vec()).collect()),
+        (
+            "manifest",
+            [EpochKind::Scheduled, EpochKind::Removal]
+                .map(|kind| Signed::sign(manifest(kind), &key).bytes().to_vec())
+                .to_vec(),
+        ),
+        (
+            "revocations",
+            [0, 1, 3]
+                .map(|n| Signed::sign(revocations(n), &key).bytes().to_vec())
+                .to_vec(),
+        ),
+        ("head", vec![Signed::sign(head(&list), &key).bytes().to_vec()]),
+        ("directory_entry", entries(&statements)),
+        ("initiation_payload", initiations(&statements)),
+        ("response_payload", responses(&statements)),
+        ("question", statements.iter().map(|s| text(&[0xfd; 16], s)).collect()),
+        ("answer", statements.iter().map(|s| text(&[8; 12], s)).collect()),
+        ("cookie", vec![vec![1; 16], vec![1; 15], vec![1; 17]]),
+        ("nodes", scripts()),
+        ("enclave_file", files()),
+        ("bundle", [edits(5000), numbers(), objects()].concat()),
+        ("view", edits(900).into_iter().map(|e| e[1..].to_vec()).collect()),
+        ("request", edits(1800)),
+        ("keys", edits(120)),
+    ]
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+fn authority(key: &SigningKey) -> Authority {
+    Authority {
+        era: 1,
+        enclave: EnclaveId([7; 16]),
+        name: name("shop"),
+        statement_key: key.verifying_key(),
+        not_after: UnixTime(1_000_000),
+    }
+}
+
+fn statement(length: usize, more: u16) -> Statement {
+    let v4 = [Prefix::host([10, 0, 0, 1].into())];
+    let v6 = (0..more).map(|n| Prefix::new([0xfd00, n, 0, 0, 0, 0, 0, 0].into(), 64));
+    Statement {
+        era: 1,
+        enclave: EnclaveId([7; 16]),
+        tag: CommunityTag([1; 16]),
+        member: MemberId([2; 16]),
+        name: name(&"m".repeat(length)),
+        static_key: [3; 32],
+        addresses: v4.into_iter().chain(v6).map(|p| p.expect("a prefix")).collect(),
+        serial: 1,
+        not_after: UnixTime(1_000_000),
+    }
+}
+
+fn manifest(kind: EpochKind) -> Manifest {
+    Manifest {
+        era: 1,
+        enclave: EnclaveId([7; 16]),
+        tag: CommunityTag([1; 16]),
+        name: name("web"),
+        priority: 100,
+        epoch: 1,
+        commitment: [5; 32],
+        activates: UnixTime(1),
+        retires: UnixTime(2),
+        kind,
+        holders: 3,
+    }
+}
+
+fn revocations(n: u8) -> Revocations {
+    let entry = |n| Revocation {
+        member: MemberId([n; 16]),
+        static_key: [n; 32],
+        until: UnixTime(9),
+    };
+    Revocations {
+        era: 1,
+        enclave: EnclaveId([7; 16]),
+        revision: n.into(),
+        entries: (0..n).map(entry).collect(),
+    }
+}
+
+fn head(list: &Signed<Revocations>) -> Head {
+    Head {
+        era: 1,
+        enclave: EnclaveId([7; 16]),
+        revision: list.revision,
+        time: UnixTime(7),
+        hash: head_hash(list),
+    }
+}
+
+fn entries(statements: &[Signed<Statement>]) -> Vec<Vec<u8>> {
+    let entry = |endpoints: Vec<std::net::SocketAddr>, statements: Vec<Signed<Statement>>| {
+        let mut w = Writer::new();
+        DirectoryEntry {
+            name: name("web-1"),
+            communities: vec![CommunityTag([1; 16]); 2],
+            addresses: statements.iter().flat_map(|s| s.addresses.clone()).take(16).collect(),
+            endpoints,
+            statements,
+        }
+        .encode(&mut w);
+        w.into_bytes()
+    };
+    let endpoints = vec![
+        ([192, 0, 2, 1], 4747).into(),
+        ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 4747).into(),
+    ];
+    vec![entry(vec![], vec![]), entry(endpoints, statements.to_vec())]
+}
+
+fn initiations(statements: &[Signed<Statement>]) -> Vec<Vec<u8>> {
+    let payload = |s: &Signed<Statement>| InitiationPayload {
+        counter: 1,
+        lanes: 1,
+        suites: Suites::new(&Suite::ALL).expect("three suites"),
+        preferred: Suite::Aes256Gcm,
+        era: 1,
+        revision: 2,
+        statement: Unverified::parse(s.bytes()).expect("signed"),
+    };
+    statements.iter().map(|s| payload(s).to_bytes()).collect()
+}
+
+fn responses(statements: &[Signed<Statement>]) -> Vec<Vec<u8>> {
+    let payload = |s: &Signed<Statement>| ResponsePayload {
+        lanes: 16,
+        suite: Suite::ChaCha20Poly1305,
+        era: 1,
+        revision: 2,
+        statement: Unverified::parse(s.bytes()).expect("signed"),
+    };
+    statements.iter().map(|s| payload(s).to_bytes()).collect()
+}
+
+fn text(first: &[u8], statement: &Signed<Statement>) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.bytes(first).counted(statement.bytes());
+    w.into_bytes()
+}
+
+fn datagrams() -> Vec<Vec<u8>> {
+    let padded = |mut bytes: Vec<u8>, len: usize| {
+        bytes.resize(len, 0x11);
+        bytes
+    };
+    let header = SealedHeader {
+        lane: 1,
+        receiver: 2,
+        salt: [3; 4],
+        counter: 4,
+    };
+    let mut all = vec![
+        padded(vec![1, 0, 0, 0], 168),
+        padded(vec![2, 0, 0, 0], 108),
+        padded(vec![3, 0, 0, 0], 52),
+        padded(header.to_bytes().to_vec(), 33),
+        padded(vec![6, 0, 0, 0], 1200),
+        padded(vec![7, 0, 0, 0], 64),
+    ];
+    all.extend([Step::Offer, Step::Answer, Step::Confirm].map(|s| padded(provisional_header(s, 9).to_vec(), 64)));
+    all
+}
+
+fn controls() -> Vec<Vec<u8>> {
+    let mut entropy = SeededEntropy::from_number(1);
+    let (_, ek) = kem::DecapsulationKey::generate(&mut entropy);
+    let (ct, _) = kem::encapsulate(&ek, &mut entropy).expect("a true key");
+    let difference = Control::Difference {
+        transfer: 1,
+        offset: 0,
+        total: 5,
+        bytes: &[1; 5],
+    };
+    [
+        Control::Keepalive,
+        Control::Probe([1; 8]),
+        Control::ProbeReply([2; 8]),
+        Control::Close,
+        Control::RekeyInitiation(&[9; 200]),
+        Control::RekeyResponse(&[8; 200]),
+        Control::RekeyOffer(1, &ek),
+        Control::RekeyAnswer(2, &ct),
+        Control::RekeyConfirm(3, &[7; 40]),
+        Control::DifferenceRequest(4, 5),
+        difference,
+        Control::Statement(&[6; 20]),
+    ]
+    .iter()
+    .map(Control::to_bytes)
+    .collect()
+}
+
+fn packets() -> Vec<Vec<u8>> {
+    let v4 = |protocol: u8, payload: &[u8]| {
+        let len = u8::try_from(20 + payload.len()).expect("short");
+        let mut p = vec![
+            0x45, 0, 0, len, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
+        p.extend_from_slice(payload);
+        p
+    };
+    let v6 = |protocol: u8, payload: &[u8]| {
+        let len = u8::try_from(payload.len()).expect("short");
+        let mut p = vec![0x60, 0, 0, 0, 0, len, protocol, 64];
+        p.extend_from_slice(&[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        p.extend_from_slice(&[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        p.extend_from_slice(payload);
+        p
+    };
+    vec![
+        v4(17, &[0; 8]),
+        v4(1, &[8, 0, 0, 0, 0, 0, 0, 0]),
+        v4(1, &[3, 1, 0, 0, 0, 0, 0, 0]),
+        v6(17, &[0; 8]),
+        v6(58, &[128, 0, 0, 0]),
+        v6(58, &[1, 0, 0, 0]),
+    ]
+}
+
+/// Scripts of the stateful target: a session and packets; loss and time; a rekey; updates and a restart; a question.
+fn scripts() -> Vec<Vec<u8>> {
+    let talk = [&[0, 0, 1, 15][..], &[0, 1, 0, 15], &[0, 0, 1, 15]].concat();
+    vec![
+        talk.clone(),
+        [&talk[..], &[7, 17, 15, 0, 0, 1, 15, 7, 17, 15]].concat(),
+        [
+            &talk[..],
+            &[7, 16, 0, 0, 1, 15, 7, 16, 0, 0, 1, 15, 7, 12, 15, 0, 0, 1, 15],
+        ]
+        .concat(),
+        [&[0, 0, 1, 3, 0, 5, 0, 7, 9, 15][..], &talk].concat(),
+        [&talk[..], &[11, 0, 0, 200, 15, 7, 10, 15, 0, 0, 1, 7, 11, 15]].concat(),
+        [&talk[..], &[11, 1, 2, 15, 11, 0, 1, 15, 11, 2, 3, 15]].concat(),
+        [&talk[..], &[12, 1, 15, 0, 0, 1, 15, 12, 0, 15]].concat(),
+        [&[0, 0, 2, 15, 0, 0, 2, 15][..], &[13, 1, 2, 15]].concat(),
+        [&[0, 0, 1][..], &[6, 0, 1, 0, 9, 3, 2, 0, 20, 2, 9], &talk].concat(),
+        [&talk[..], &[9, 0, 0, 9, 0, 3, 9, 0, 5, 9, 0, 7], &talk].concat(),
+        [&talk[..], &[0, 0, 1, 10, 0, 5, 15, 0, 1, 0, 15]].concat(),
+        [&talk[..], &[8, 20, 9, 1, 5, 0, 0, 0, 0, 0], &talk].concat(),
+    ]
+}
+
+fn files() -> Vec<Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folders = ["examples", "crates/coterie-control/tests/enclave_file/bad"];
+    folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(root.join(folder)).expect("a folder of examples"))
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .map(|path| fs::read(path).expect("a file"))
+        .filter(|bytes| bytes.len() < 8192)
+        .chain([SELECTORS.as_bytes().to_vec()])
+        .collect()
+}
+
+/// A file with every selector and every form of test.
+const SELECTORS: &str = r#"
+version = 1
+[enclave]
+name = "e"
+pools = ["10.0.0.0/8"]
+lease = "1w2d3h4m5s"
+[community.a]
+epoch = "1d"
+[template.t]
+communities = ["a"]
+[template.t.match]
+name = "w?b-*"
+labels = { role = "web" }
+mac = ["52:54:00:12:34:56", "52:54:00:*"]
+uuid = ["4c4c4544-0042-3510-8054-b4c04f4e3132"]
+cpus = ">=2, <8"
+memory = ">1GiB, <=64GiB"
+[member.m]
+template = "t"
+[member.n]
+template = "t"
+[[tests]]
+name = "one"
+from = "template:t"
+to = "community:a:443/tcp"
+[[tests]]
+from = "m"
+to = "n:53/udp"
+via = "a"
+"#;
+
+/// Small numbers in every place of a bundle's front and template.
+fn numbers() -> Vec<Vec<u8>> {
+    let places = 200..480u16;
+    let edit = |place: u16, new: u8| {
+        let [high, low] = place.to_be_bytes();
+        vec![0, high, low, 1, 1, new]
+    };
+    places
+        .flat_map(|place| [0, 1, 2, 3, 8].map(|new| edit(place, new)))
+        .collect()
+}
+
+/// Changes of the signed objects of a bundle and of its wrapped keys: one byte, in every place.
+fn objects() -> Vec<Vec<u8>> {
+    let object = |which: u8, place: u16, new: u8| {
+        let [high, low] = place.to_be_bytes();
+        vec![4, which, high, low, 1, 1, new]
+    };
+    let wrapped = |place: u16, new: u8| {
+        let [high, low] = place.to_be_bytes();
+        vec![3, high, low, 1, 1, new]
+    };
+    let objects = (0..8).flat_map(|which| (0..280).map(move |place| object(which, place, 2)));
+    let wrapped = (0..1500).step_by(3).chain(0..12).map(|place| wrapped(place, 3));
+    objects.chain(wrapped).collect()
+}
+
+/// Edits of a true file of about `len` bytes: none, and one of each byte string at places all over it.
+fn edits(len: u16) -> Vec<Vec<u8>> {
+    let mut all = vec![
+        vec![0],
+        vec![1],
+        vec![2],
+        b"\x02-----BEGIN COTERIE BUNDLE-----\n\n".to_vec(),
+    ];
+    for place in (0..64).map(|n| len / 64 * n) {
+        let [high, low] = place.to_be_bytes();
+        for kind in [0, 1] {
+            all.push(vec![kind, high, low, 1, 1, 0xff]);
+            all.push(vec![kind, high, low, 1, 0]);
+            all.push(vec![kind, high, low, 0, 2, b'\n', 0]);
+        }
+    }
+    all
+}
