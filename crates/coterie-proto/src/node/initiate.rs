@@ -403,14 +403,15 @@ impl Node {
             return;
         };
         let lost_carrier = outgoing.in_session && !has_session;
-        if now.since(outgoing.since) >= GIVE_UP || lost_carrier {
+        if outgoing.is_over(now) || lost_carrier {
             self.give_up(id, now, ports);
             return;
         }
         outgoing.back_off(now, random[0]);
         let in_session = outgoing.in_session;
+        let stuck = outgoing.is_stuck(now);
         match &outgoing.stage {
-            Stage::ExpectAnswer { datagram, .. } => {
+            Stage::ExpectAnswer { datagram, .. } if !stuck => {
                 let offer = datagram.clone();
                 if in_session {
                     self.send_control(id, &offer, None);
@@ -419,11 +420,11 @@ impl Node {
                 }
                 self.reschedule(id);
             }
-            Stage::ExpectProof { .. } => {
+            Stage::ExpectProof { .. } if !stuck => {
                 self.send_confirm(id);
                 self.reschedule(id);
             }
-            Stage::ExpectResponse(_) | Stage::Taken => {
+            Stage::ExpectResponse(_) | Stage::ExpectAnswer { .. } | Stage::ExpectProof { .. } | Stage::Taken => {
                 // The choice may have changed: an epoch may have retired, a community may be gone.
                 let again = self
                     .choose_for(id, now)

@@ -18,6 +18,8 @@ use crate::{
 pub(super) const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// Longest wait.
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// An offer or confirm without an answer for this long gives way to a new initiation.
+const START_OVER: Duration = Duration::from_secs(5);
 /// A handshake without progress for this long is given up.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(10);
 
@@ -80,10 +82,22 @@ impl Outgoing {
         self.retry_at = now + FIRST_RETRY;
     }
 
-    /// A step was repeated: wait longer, with up to a fifth of jitter taken from `random`.
+    /// A step was repeated: wait longer, with up to a fifth of jitter taken from `random`, but not beyond the end.
     pub(super) fn back_off(&mut self, now: Instant, random: u8) {
         self.interval = (self.interval * 3 / 2).min(LONGEST_RETRY);
-        self.retry_at = now + self.interval + self.interval * u32::from(random) / (5 * 256);
+        let next = now + self.interval + self.interval * u32::from(random) / (5 * 256);
+        self.retry_at = next.min(self.since + GIVE_UP);
+    }
+
+    /// The responder answered once and does not any more: it may have restarted, and knows nothing of this handshake.
+    pub(super) fn is_stuck(&self, now: Instant) -> bool {
+        let answered = matches!(self.stage, Stage::ExpectAnswer { .. } | Stage::ExpectProof { .. });
+        answered && now.since(self.since) >= START_OVER
+    }
+
+    /// Without progress for too long, or at it for too long.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        now.since(self.since) >= GIVE_UP || now.since(self.began) >= 2 * GIVE_UP
     }
 
     pub(super) fn local_index(&self) -> Option<u32> {
