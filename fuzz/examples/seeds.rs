@@ -300,7 +300,46 @@ fn files() -> Vec<Vec<u8>> {
         .filter(|path| path.extension().is_some_and(|e| e == "toml"))
         .map(|path| fs::read(path).expect("a file"))
         .filter(|bytes| bytes.len() < 8192)
-        .chain([SELECTORS.as_bytes().to_vec()])
+        .chain(selectors())
+        .collect()
+}
+
+/// [`SELECTORS`], and with one value of it changed.
+fn selectors() -> Vec<Vec<u8>> {
+    let changes = [
+        ("", ""),
+        (">=2, <8", ">18446744073709551615"),
+        (">=2, <8", "<0"),
+        (">=2, <8", ">8, <2"),
+        (">=2, <8", "18446744073709551616"),
+        (">=2, <8", "4"),
+        (">1GiB, <=64GiB", ">18446744073709551615"),
+        (">1GiB, <=64GiB", "<0"),
+        (">1GiB, <=64GiB", ">2GiB, <1GiB"),
+        (">1GiB, <=64GiB", "18446744073709551615TiB"),
+        (">1GiB, <=64GiB", "99999999999999999999KiB"),
+        (">1GiB, <=64GiB", "=8GiB"),
+        ("1w2d3h4m5s", "99999999999999999999w"),
+        ("1w2d3h4m5s", "18446744073709551615w"),
+        ("1w2d3h4m5s", "5s1w"),
+        ("1w2d3h4m5s", ""),
+        ("1w2d3h4m5s", "5"),
+        ("1w2d3h4m5s", "w"),
+        ("4c4c4544-0042", "4c4c454g-0042"),
+        ("52:54:00:*", "52:54:00"),
+        ("n:53/udp", "n:53/sctp"),
+        ("n:53/udp", "n:0"),
+    ];
+    changes
+        .iter()
+        .map(|(old, new)| {
+            if old.is_empty() {
+                SELECTORS.to_owned()
+            } else {
+                SELECTORS.replace(old, new)
+            }
+            .into_bytes()
+        })
         .collect()
 }
 
@@ -312,7 +351,7 @@ name = "e"
 pools = ["10.0.0.0/8"]
 lease = "1w2d3h4m5s"
 [community.a]
-epoch = "1d"
+epoch = "30d"
 [template.t]
 communities = ["a"]
 [template.t.match]
@@ -360,7 +399,11 @@ fn objects() -> Vec<Vec<u8>> {
     };
     let objects = (0..8).flat_map(|which| (0..280).map(move |place| object(which, place, 2)));
     let wrapped = (0..1500).step_by(3).chain(0..12).map(|place| wrapped(place, 3));
-    objects.chain(wrapped).collect()
+    let cuts = (0..6000u16).filter(|at| *at < 700 || at % 16 == 0).map(|at| {
+        let [high, low] = at.to_be_bytes();
+        vec![5, high, low]
+    });
+    objects.chain(wrapped).chain(cuts).collect()
 }
 
 /// Edits of a true file of about `len` bytes: none, and one of each byte string at places all over it.
