@@ -1,6 +1,8 @@
 //! SHA-256, HMAC-SHA-256 and HKDF-SHA-256.
 
 use aws_lc_rs::{digest, hkdf as lc_hkdf, hmac};
+use sha2::block_api::compress256;
+use zeroize::Zeroize;
 
 use crate::Secret;
 
@@ -47,6 +49,87 @@ impl core::fmt::Debug for MacKey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("MacKey")
     }
+}
+
+/// HMAC-SHA-256 of a 32-byte digest, truncated to 16 bytes, for who tries one digest under many keys: equal to
+/// [`MacKey::mac`], in half the time, because the two blocks of the key are compressed once, when it is prepared.
+pub struct DigestMac {
+    inner: [u32; 8],
+    outer: [u32; 8],
+}
+
+/// FIPS 180-4 section 5.3.3.
+const INITIAL: [u32; 8] = [
+    0x6a09_e667,
+    0xbb67_ae85,
+    0x3c6e_f372,
+    0xa54f_f53a,
+    0x510e_527f,
+    0x9b05_688c,
+    0x1f83_d9ab,
+    0x5be0_cd19,
+];
+
+impl DigestMac {
+    /// Prepares a 32-byte key (RFC 2104 section 4).
+    #[must_use]
+    pub fn new(key: &[u8; 32]) -> Self {
+        let padded = |pad: u8| {
+            let mut block = [pad; 64];
+            block.iter_mut().zip(key).for_each(|(b, k)| *b ^= k);
+            let mut state = INITIAL;
+            compress256(&mut state, &[block]);
+            block.zeroize();
+            state
+        };
+        Self {
+            inner: padded(0x36),
+            outer: padded(0x5c),
+        }
+    }
+
+    /// The first 16 bytes of the tag of `digest`.
+    #[must_use]
+    pub fn mac(&self, digest: &[u8; 32]) -> [u8; 16] {
+        let mut state = self.inner;
+        compress256(&mut state, &[last_block(digest)]);
+        let between = bytes_of(&state);
+        state = self.outer;
+        compress256(&mut state, &[last_block(&between)]);
+        let mut out = [0; 16];
+        out.copy_from_slice(&bytes_of(&state)[..16]);
+        out
+    }
+}
+
+impl Drop for DigestMac {
+    fn drop(&mut self) {
+        self.inner.zeroize();
+        self.outer.zeroize();
+    }
+}
+
+impl core::fmt::Debug for DigestMac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("DigestMac")
+    }
+}
+
+/// 32 bytes that follow one block, padded (FIPS 180-4 section 5.1.1): 96 bytes are 768 bits.
+fn last_block(text: &[u8; 32]) -> [u8; 64] {
+    let mut block = [0; 64];
+    block[..32].copy_from_slice(text);
+    block[32] = 0x80;
+    block[56..].copy_from_slice(&768u64.to_be_bytes());
+    block
+}
+
+fn bytes_of(state: &[u32; 8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    for (bytes, word) in out.chunks_exact_mut(4).zip(state) {
+        bytes.copy_from_slice(&word.to_be_bytes());
+    }
+    out
 }
 
 struct Length(usize);

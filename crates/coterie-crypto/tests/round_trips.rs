@@ -88,6 +88,16 @@ fn wrap_and_hpke_open_only_under_the_right_key() {
 }
 
 #[test]
+fn a_digest_under_many_keys_has_the_hmac_that_it_has_under_one() {
+    let mut entropy = SeededEntropy::from_number(7);
+    for _ in 0..1000 {
+        let (key, digest) = (Secret::<32>::draw(&mut entropy), Secret::<32>::draw(&mut entropy));
+        let expected = hash::MacKey::new(key.expose()).mac(digest.expose());
+        assert_eq!(hash::DigestMac::new(key.expose()).mac(digest.expose()), expected);
+    }
+}
+
+#[test]
 fn hkdf_matches_rfc_5869_case_1() {
     let mut out = [0; 42];
     let salt: Vec<u8> = (0..=12).collect();

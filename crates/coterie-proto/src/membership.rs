@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coterie_crypto::{dh::PublicKey, hash::MacKey, same_bytes};
+use coterie_crypto::{dh::PublicKey, hash::DigestMac, same_bytes};
 use coterie_model::{
     Authority, CommunityTag, Epoch, EpochKey, Era, Head, Instant, Manifest, MemberId, Revision, Revocations, Serial,
     Signed, Statement, UnixTime, Unverified, commitment, signed::head_hash,
@@ -31,9 +31,9 @@ pub enum Freshness {
 struct HeldKey {
     key: EpochKey,
     /// For initiations to us.
-    mac1: MacKey,
+    mac1: DigestMac,
     /// For questions and answers.
-    query_mac: MacKey,
+    query_mac: DigestMac,
     /// Of its manifest, kept beside it so that a flood of forgeries costs hashing and nothing else.
     activates: UnixTime,
     retires: UnixTime,
@@ -316,8 +316,8 @@ impl Membership {
             return Err(NotLearned::Foreign);
         }
         let held = HeldKey {
-            mac1: schedule::mac_key(&key, &self.own_static),
-            query_mac: schedule::query_mac_key(&key),
+            mac1: schedule::trial_mac_key(&key, &self.own_static),
+            query_mac: schedule::trial_query_mac_key(&key),
             activates: manifest.activates,
             retires: manifest.retires,
             key,

@@ -3,7 +3,7 @@
 use coterie_crypto::{
     Secret,
     dh::PublicKey,
-    hash::{self, MacKey},
+    hash::{self, DigestMac, MacKey},
 };
 use coterie_model::EpochKey;
 
@@ -17,6 +17,12 @@ pub fn psk(k: &EpochKey, checker: &PublicKey) -> Secret<32> {
 #[must_use]
 pub fn mac_key(k: &EpochKey, checker: &PublicKey) -> MacKey {
     MacKey::new(mac_secret(k, checker).expose())
+}
+
+/// The same key, prepared to check messages to the owner of `checker` among many.
+#[must_use]
+pub fn trial_mac_key(k: &EpochKey, checker: &PublicKey) -> DigestMac {
+    DigestMac::new(mac_secret(k, checker).expose())
 }
 
 /// The key that seals a cookie to whoever holds the community's key.
@@ -41,6 +47,12 @@ pub fn query_key(k: &EpochKey) -> Secret<32> {
 #[must_use]
 pub fn query_mac_key(k: &EpochKey) -> MacKey {
     MacKey::new(keyed(k, b"coterie/1 query mac", &[]).expose())
+}
+
+/// The same key, prepared to check queries among many.
+#[must_use]
+pub fn trial_query_mac_key(k: &EpochKey) -> DigestMac {
+    DigestMac::new(keyed(k, b"coterie/1 query mac", &[]).expose())
 }
 
 /// Noise's prologue: version, community, epoch.

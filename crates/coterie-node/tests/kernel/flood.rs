@@ -11,7 +11,7 @@ use coterie_lab::{wait_for, within_namespaces};
 use crate::site::{DEADLINE, Site};
 
 /// Sessions that members make during the flood.
-const LEGITIMATE: usize = 20;
+const LEGITIMATE: usize = 100;
 /// Forged initiations a second, beside other tests on the same cores; `make flood` asks for 100,000.
 const RATE: u64 = 20_000;
 
