@@ -21,7 +21,7 @@ export COTERIE_PYTHON_PACKAGES := $(CURDIR)/$(PYTHON_PACKAGES)
 SEEDS ?= 20000
 MINUTES ?= 5
 
-.PHONY: help setup rust build static demo test test-rust test-doc test-python python lint fmt deny advisories doc sim soak fuzz bench install clean
+.PHONY: help setup rust build static demo test test-rust test-doc test-python test-static python lint fmt deny advisories doc sim soak fuzz bench install clean
 
 help: ## this list
 	@echo "Coterie. In the order in which a newcomer needs it:"
@@ -56,6 +56,9 @@ test-rust: rust python
 
 test-doc: rust
 	$(LOCKED) cargo test --locked --workspace --doc
+
+test-static: static ## runs the shipped programs where only a kernel and busybox are
+	tests/static/busybox.sh $(SHIPPED)
 
 test-python: python
 	@if [ -d $(PYTHON_PACKAGES)/cryptography ]; then \
