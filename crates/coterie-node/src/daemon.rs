@@ -4,7 +4,11 @@
 use std::os::unix::fs::DirBuilderExt;
 
 use anyhow::Context;
-use coterie_io::{clock, lockdown::Lockdown, memory};
+use coterie_io::{
+    clock,
+    lockdown::Lockdown,
+    memory::{self, Sealed},
+};
 use coterie_model::UnixTime;
 use coterie_proto::Node;
 use sd_notify::NotifyState;
@@ -34,20 +38,20 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         memory::take_passed_descriptors().context("cannot take what the service manager passed")?
     {
         if name == STORE_NAME {
-            kept = Some(memory::Sealed::from_descriptor(descriptor)?);
+            kept = Some(Sealed::from_descriptor(descriptor)?);
         }
     }
     make_state_directory(options)?;
     // A machine that was dark stays dark, also when what follows fails: an ended membership does not open it.
     let last = network::last_lockdown(options)?;
     load(last.as_ref())?;
-    let identity = Identity::load(options, kept)?;
+    let identity = Identity::load(options, kept.as_ref())?;
     let keys = identity.parse_keys(options)?;
     let mut journal = Journal::open(&options.state, *keys.static_key().public())
         .with_context(|| format!("cannot open the journal in {}", options.state.display()))?;
     let opened = identity.open(options, wall(), journal.serial())?;
     journal.accept_serial(opened.serial)?;
-    identity.keep(options)?;
+    let kept = identity.keep(options)?;
 
     let lockdown = network::lockdown(options, &opened)?;
     load(lockdown.as_ref())?;
@@ -73,6 +77,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         identity: identity.origin.name(),
         requests,
     };
+    // The files' bytes are wiped here: from now on the core alone holds what it needs of them.
+    drop((identity, keys));
     let mut driver = Driver::new(parts)?;
     serve(&options.socket, asker.clone())?;
     if let Some(address) = options.metrics {
@@ -80,7 +86,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     tracing::info!(interface = driver.tun.name(), port, identity = driver.identity, "ready");
     notify(&[NotifyState::Ready]);
-    attend(options, &mut driver)
+    attend(options, &mut driver, kept)
 }
 
 /// Puts lockdown in force, if it is wanted.
@@ -95,7 +101,7 @@ fn load(lockdown: Option<&Lockdown>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn attend(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
+fn attend(options: &Options, driver: &mut Driver, mut kept: Option<Sealed>) -> anyhow::Result<()> {
     loop {
         match driver.run()? {
             Left::Reload => {
@@ -103,7 +109,7 @@ fn attend(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
                     NotifyState::Reloading,
                     NotifyState::monotonic_usec_now().context("cannot read the clock")?,
                 ]);
-                match reload(options, driver) {
+                match reload(options, driver, &mut kept) {
                     Ok(()) => tracing::info!("bundle taken over"),
                     Err(error) => tracing::error!("bundle not taken over, going on as before: {error:#}"),
                 }
@@ -112,6 +118,10 @@ fn attend(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
             Left::Stop => {
                 notify(&[NotifyState::Stopping]);
                 driver.shut_down()?;
+                // Who asks from now on is told that nobody is there, and not that nobody answers.
+                if let Err(error) = std::fs::remove_file(&options.socket) {
+                    tracing::debug!(%error, "the control socket was gone already");
+                }
                 tracing::info!("stopped");
                 return Ok(());
             }
@@ -120,24 +130,21 @@ fn attend(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
 }
 
 /// Reads the bundle again. A bundle for other keys makes a new node; one for the same keys is taken over without a break.
-fn reload(options: &Options, driver: &mut Driver) -> anyhow::Result<()> {
-    let identity = Identity::load(options, None)?;
+fn reload(options: &Options, driver: &mut Driver, kept: &mut Option<Sealed>) -> anyhow::Result<()> {
+    let identity = Identity::load(options, kept.as_ref())?;
     let keys = identity.parse_keys(options)?;
     let own = *keys.static_key().public();
     let same = driver.node.static_key() == &own;
-    let floor = if same { driver.journal.serial() } else { 0 };
-    let opened = identity.open(options, wall(), floor)?;
     // Everything that can fail comes before anything changes for the node.
     let mut other = if same {
         None
     } else {
         Some(Journal::open(&options.state, own)?)
     };
-    other
-        .as_mut()
-        .unwrap_or(&mut driver.journal)
-        .accept_serial(opened.serial)?;
-    identity.keep(options)?;
+    let journal = other.as_mut().unwrap_or(&mut driver.journal);
+    let opened = identity.open(options, wall(), journal.serial())?;
+    journal.accept_serial(opened.serial)?;
+    *kept = identity.keep(options)?;
     if let Some(lockdown) = network::lockdown(options, &opened)? {
         load(Some(&lockdown))?;
         network::remember_lockdown(options, Some(&lockdown))?;

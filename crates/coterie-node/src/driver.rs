@@ -305,6 +305,8 @@ impl Driver {
 
     /// Records first, then datagrams, then news.
     fn flush(&mut self) -> anyhow::Result<()> {
+        // Probes of people leave with what follows; the peer may have answered before this call is over.
+        let leaving = (!self.pings.is_empty()).then(now);
         while let Some(record) = self.node.poll_persist() {
             self.journal
                 .write(&record)
@@ -321,16 +323,16 @@ impl Driver {
         }
         push(&self.udp, &mut self.out);
         while let Some(event) = self.node.poll_event() {
-            self.tell(event);
+            self.tell(event, leaving);
         }
         Ok(())
     }
 
-    fn tell(&mut self, event: Event) {
+    fn tell(&mut self, event: Event, leaving: Option<Instant>) {
         match event {
             Event::SessionUp { peer, epoch, rekey, .. } => {
                 tracing::info!(%peer, epoch, rekey, "session up");
-                self.session_up(&peer);
+                self.session_up(&peer, leaving);
             }
             Event::SessionDown(peer) => tracing::info!(%peer, "session down"),
             Event::NoAnswer(peer) => tracing::info!(%peer, "no answer"),
@@ -510,8 +512,8 @@ impl Driver {
         Ok(())
     }
 
-    fn session_up(&mut self, peer: &Name) {
-        let now = now();
+    fn session_up(&mut self, peer: &Name, leaving: Option<Instant>) {
+        let Some(now) = leaving else { return };
         for waiting in self.pings.values_mut().filter(|w| w.probed.is_none()) {
             if self.node.explain(waiting.destination, now).peer.as_ref() == Some(peer) {
                 waiting.probed = Some(now);

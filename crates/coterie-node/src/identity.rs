@@ -15,6 +15,7 @@ use coterie_crypto::aead::Suite;
 use coterie_io::memory::Sealed;
 use coterie_model::{Reader, UnixTime, Unverified, Writer};
 use coterie_proto::{Config, Update, handshake::payload::Suites, membership::Freshness};
+use zeroize::Zeroizing;
 
 use crate::{journal::Journal, options::Options};
 
@@ -28,9 +29,9 @@ const MAX_FILE: u64 = 2 * 1024 * 1024;
 /// Bundle and keys, as they were read.
 pub struct Identity {
     /// The bundle file's bytes.
-    pub bundle: Vec<u8>,
+    pub bundle: Zeroizing<Vec<u8>>,
     /// The key file's bytes.
-    pub keys: Vec<u8>,
+    pub keys: Zeroizing<Vec<u8>>,
     /// Where they came from.
     pub origin: Origin,
 }
@@ -60,13 +61,12 @@ impl Identity {
     ///
     /// # Errors
     /// When neither is there or readable.
-    pub fn load(options: &Options, kept: Option<Sealed>) -> anyhow::Result<Self> {
+    pub fn load(options: &Options, kept: Option<&Sealed>) -> anyhow::Result<Self> {
         let kept = match kept {
-            Some(sealed) => Some(decode(
-                &sealed
-                    .read()
-                    .context("cannot read the identity that the service manager kept")?,
-            )?),
+            Some(sealed) => {
+                let bytes = sealed.read().context("cannot read the identity that was kept")?;
+                Some(decode(&Zeroizing::new(bytes))?)
+            }
             None => read_if_there(&options.state.join(FILE_NAME))?
                 .map(|bytes| decode(&bytes))
                 .transpose()?,
@@ -121,20 +121,22 @@ impl Identity {
         Keys::parse(&self.keys).with_context(|| format!("{}", options.keys.display()))
     }
 
-    /// Keeps the identity for the next start: in the service manager's store if there is one, else in the private file.
+    /// Keeps the identity for the next start and for a reload: in a sealed memory file, which is given back and which the
+    /// service manager holds too, if there is one; else in the private file.
     ///
     /// # Errors
     /// What the system reports.
-    pub fn keep(&self, options: &Options) -> anyhow::Result<()> {
+    pub fn keep(&self, options: &Options) -> anyhow::Result<Option<Sealed>> {
         let bytes = encode(self);
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             let sealed = Sealed::new(STORE_NAME, &bytes).context("cannot make a sealed memfd")?;
             coterie_io::memory::forget_descriptor(STORE_NAME).context("cannot speak to the service manager")?;
             coterie_io::memory::store_descriptor(STORE_NAME, &sealed).context("cannot speak to the service manager")?;
-            return Ok(());
+            return Ok(Some(sealed));
         }
         let path = options.state.join(FILE_NAME);
-        write_private(&path, &bytes).with_context(|| format!("cannot keep the identity in {}", path.display()))
+        write_private(&path, &bytes).with_context(|| format!("cannot keep the identity in {}", path.display()))?;
+        Ok(None)
     }
 }
 
@@ -243,7 +245,7 @@ fn parse_root(hex: &str) -> anyhow::Result<[u8; 32]> {
     Ok(root)
 }
 
-fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+fn read_if_there(path: &Path) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -255,27 +257,29 @@ fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
             path.display()
         );
     }
-    Ok(Some(
-        fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
-    ))
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Some(Zeroizing::new(bytes)))
 }
 
-fn encode(identity: &Identity) -> Vec<u8> {
+fn encode(identity: &Identity) -> Zeroizing<Vec<u8>> {
     let mut w = Writer::new();
     w.u8(1)
         .u32(u32::try_from(identity.bundle.len()).unwrap_or(u32::MAX))
         .bytes(&identity.bundle)
         .bytes(&identity.keys);
-    w.into_bytes()
+    Zeroizing::new(w.into_bytes())
 }
 
-fn decode(bytes: &[u8]) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+/// Bundle and keys.
+type Pair = (Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>);
+
+fn decode(bytes: &[u8]) -> anyhow::Result<Pair> {
     let mut r = Reader::new(bytes);
     let mut read = || {
         let version = r.u8("version")?;
         let len = usize::try_from(r.u32("bundle length")?).unwrap_or(usize::MAX);
-        let bundle = r.take(len, "bundle")?.to_vec();
-        let keys = r.take(r.remaining(), "keys")?.to_vec();
+        let bundle = Zeroizing::new(r.take(len, "bundle")?.to_vec());
+        let keys = Zeroizing::new(r.take(r.remaining(), "keys")?.to_vec());
         Ok::<_, coterie_model::Malformed>((version, bundle, keys))
     };
     let (version, bundle, keys) =

@@ -76,11 +76,9 @@ impl Node {
             let over = |tag: &coterie_model::CommunityTag| {
                 !tags.contains(tag) || listed.contains(tag) && still.is_none_or(|e| !e.communities.contains(tag))
             };
-            let newest = update.statements.iter().map(|s| s.serial).max();
-            // Who was enrolled after the update was made is not in it, and is no less a member.
-            let said_later = |s: &Statement| still.is_none() && newest.is_some_and(|n| s.serial > n);
             peer.communities.retain(|tag| !over(tag));
-            peer.statements.retain(|s| !over(&s.tag) || said_later(s));
+            // Who was enrolled after the update was made shows its statement again, under a key that only members have.
+            peer.statements.retain(|s| !over(&s.tag));
             let ended = peer
                 .live
                 .as_ref()
