@@ -1,6 +1,7 @@
 //! A client of the control socket.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +38,13 @@ pub enum CallError {
 pub struct Client {
     path: PathBuf,
     stream: BufReader<UnixStream>,
+}
+
+/// The socket itself, to ask the kernel who is at its other end.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.get_ref().as_fd()
+    }
 }
 
 impl Client {

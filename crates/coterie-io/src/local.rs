@@ -1,10 +1,14 @@
 //! Unix sockets for the programs of this machine.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Who is at the other end of a unix socket, as the kernel recorded it when the connection was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,33 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
         uid: credentials.uid.as_raw(),
         gid: credentials.gid.as_raw(),
     })
+}
+
+/// The process at the other end of a unix socket, to see its end. When that is seen, the kernel has closed what the
+/// process had: ports, interfaces, locks.
+#[derive(Debug)]
+pub struct Process(OwnedFd);
+
+impl Process {
+    /// The process that is connected, or listens, at the other end of `socket`.
+    ///
+    /// # Errors
+    /// When `socket` is not connected, the process has ended, or it lives in a pid namespace that cannot be seen from here.
+    pub fn at_other_end(socket: impl AsFd) -> io::Result<Self> {
+        let unseen = || io::Error::new(io::ErrorKind::NotFound, "the process is in a pid namespace of its own");
+        let pid = Pid::from_raw(peer(socket)?.pid).ok_or_else(unseen)?;
+        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
+    /// Whether it has ended, at the latest `within` from now.
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    pub fn ends(&self, within: Duration) -> io::Result<bool> {
+        let within = Timespec::try_from(within).map_err(|_long| io::ErrorKind::InvalidInput)?;
+        let mut watched = [PollFd::new(&self.0, PollFlags::IN)];
+        Ok(poll(&mut watched, Some(&within))? == 1)
+    }
 }
 
 /// Listens at `path` with file mode `mode` (0o600: owner only; 0o660: owner and group).
@@ -97,6 +128,30 @@ mod tests {
 
         let refused = listen(&path, 0o600).expect_err("taken");
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_end_of_the_process_at_the_other_end_is_seen() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let listener = listen(&path, 0o600).expect("listening");
+        let client = UnixStream::connect(&path).expect("connected");
+        let (server, _) = listener.accept().expect("accepted");
+        let own = Process::at_other_end(&client).expect("this process listens");
+        assert!(!own.ends(Duration::ZERO).expect("waited"));
+        assert!(Process::at_other_end(&server).is_ok());
+        assert!(Process::at_other_end(UnixStream::pair().expect("a pair").0).is_ok());
+
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("cat");
+        let pid = Pid::from_child(&child);
+        let other = Process(pidfd_open(pid, PidfdFlags::empty()).expect("it runs"));
+        assert!(!other.ends(Duration::from_millis(10)).expect("waited"));
+        drop(child.stdin.take());
+        assert!(other.ends(Duration::from_secs(10)).expect("waited"));
+        child.wait().expect("ended");
     }
 
     #[test]

@@ -86,7 +86,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     tracing::info!(interface = driver.tun.name(), port, identity = driver.identity, "ready");
     notify(&[NotifyState::Ready]);
-    attend(options, &mut driver, kept)
+    attend(options, &mut driver, kept)?;
+    drop(driver);
+    // Port and interface are free now. Who asks from here on is told that nobody is there, and not that nobody answers.
+    if let Err(error) = std::fs::remove_file(&options.socket) {
+        tracing::debug!(%error, "the control socket was gone already");
+    }
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// Puts lockdown in force, if it is wanted.
@@ -117,13 +124,7 @@ fn attend(options: &Options, driver: &mut Driver, mut kept: Option<Sealed>) -> a
             }
             Left::Stop => {
                 notify(&[NotifyState::Stopping]);
-                driver.shut_down()?;
-                // Who asks from now on is told that nobody is there, and not that nobody answers.
-                if let Err(error) = std::fs::remove_file(&options.socket) {
-                    tracing::debug!(%error, "the control socket was gone already");
-                }
-                tracing::info!("stopped");
-                return Ok(());
+                return driver.shut_down();
             }
         }
     }

@@ -1,9 +1,11 @@
 //! `coterie down`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
-use coterie_api::{Answer, Request};
+use coterie_api::{Answer, Client, Request};
+use coterie_io::local::Process;
 
 use super::{Socket, systemd, unlock};
 use crate::{
@@ -46,22 +48,21 @@ pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
     output::print(&format!("{whose}; clear text can leave this machine again"))
 }
 
-/// Stops coteried, by systemd where it was started so, and waits until it is gone.
+/// Stops coteried, by systemd where it was started so, and waits until its process has ended: not before is its port free.
 pub(super) fn stop(socket: &Socket) -> anyhow::Result<()> {
     if socket.is_default() && systemd::is_active() {
         return systemd::act("stop");
     }
-    let answer = socket.call(&Request::Down)?;
+    let mut client = Client::connect(&socket.path)?;
+    let process = Process::at_other_end(&client)
+        .context("cannot see the process of coteried; stop it where it runs, with SIGTERM")?;
+    let answer = client.call(&Request::Down)?;
     if answer != Answer::Done {
         return Err(super::unexpected(&answer));
     }
-    let until = Instant::now() + DEADLINE;
-    while socket.call(&Request::Status).is_ok() {
-        if Instant::now() > until {
-            let message = "coteried was told to stop and still answers; look at its log, then end it with SIGTERM";
-            return Err(Stop::because(Exit::Timeout, message));
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    if !process.ends(DEADLINE).context("cannot wait for coteried")? {
+        let message = "coteried was told to stop and still runs; look at its log, then end it with SIGKILL";
+        return Err(Stop::because(Exit::Timeout, message));
     }
     Ok(())
 }
