@@ -256,6 +256,8 @@ pub struct Node {
     indices: BTreeMap<u32, PeerId>,
     deadlines: BTreeSet<(Instant, PeerId)>,
     housekeeping: Option<Instant>,
+    /// How often peers are still to be told our newest statements.
+    repeats: u8,
 
     counter: u64,
     reserved: u64,
@@ -310,6 +312,7 @@ impl Node {
             indices: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             housekeeping: None,
+            repeats: 0,
             counter: config.counter.max(1),
             reserved: config.counter.max(1),
             accepted: config.accepted.into_iter().collect(),

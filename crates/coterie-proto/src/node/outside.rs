@@ -131,7 +131,7 @@ impl Node {
         };
         let was_unused = !session.used;
         let index = header.receiver;
-        let text = match session.open(header, bytes, now) {
+        let text = match session.open(header, bytes) {
             Ok(text) => text,
             Err(NotOpened::Twin) => return self.drop_twin(id),
             Err(other) => return self.dropped(reason_of(other)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use coterie_model::Instant;
 
 use super::{Event, Node, PeerId, Persist, Ports, contact::TIE, peer::WATCH, state::GIVE_UP};
-use crate::{DropReason, wire::control::Control};
+use crate::{DropReason, session::Session, wire::control::Control};
 
 /// Probes without an answer after which a session is given up for dead.
 const SILENT_PROBES: u8 = 3;
@@ -120,12 +120,15 @@ impl Node {
 
     fn keep_house(&mut self, now: Instant, ports: &mut impl Ports) {
         self.membership.forget_retired(now);
+        self.repeat_own_statements();
         self.end_without_statement(now, ports);
+        self.forget_idle();
         self.forget_questions(now, ports);
         self.attend_queues(now, ports);
         self.request_differences(now);
         let busy = self.peers.iter().any(|p| p.live.as_ref().is_some_and(|l| !l.is_idle()))
             || !self.asked.is_empty()
+            || self.repeats > 0
             || self.wants_difference();
         // An idle node wakes for nothing but the end of its own epochs.
         self.housekeeping = if busy {
@@ -159,23 +162,40 @@ impl Node {
         }
     }
 
-    /// Sessions end with either side's statement.
+    /// Sessions end with either side's statement, each with those of its own community.
     fn end_without_statement(&mut self, now: Instant, ports: &mut impl Ports) {
         let time = self.membership.time(now);
         for id in 0..self.peers.len() {
-            let Some(tag) = self.peers[id]
-                .live
-                .as_ref()
-                .and_then(|l| l.current.as_ref())
-                .map(|s| s.origin.tag)
-            else {
-                continue;
+            let peer = &self.peers[id];
+            let Some(live) = peer.live.as_ref() else { continue };
+            let over = |session: &Option<Session>| {
+                session.as_ref().is_some_and(|s| {
+                    let theirs = peer.statement(s.origin.tag).is_some_and(|s| s.not_after > time);
+                    !theirs || self.membership.own_statement(s.origin.tag, now).is_none()
+                })
             };
-            let theirs = self.peers[id].statement(tag).is_some_and(|s| s.not_after > time);
-            if !theirs || self.membership.own_statement(tag, now).is_none() {
+            let (current, previous) = (over(&live.current), over(&live.previous));
+            if current {
                 self.refuse_queue(id, DropReason::SessionEnded, now, ports);
                 self.end_peer(id, true);
+            } else if previous {
+                self.end_previous(id);
             }
+        }
+    }
+
+    /// The session before the current one opens nothing any more.
+    pub(super) fn end_previous(&mut self, id: PeerId) {
+        if let Some(previous) = self.peers[id].live.as_mut().and_then(|l| l.previous.take()) {
+            self.indices.remove(&previous.origin.local_index);
+            self.reschedule(id);
+        }
+    }
+
+    /// What is left of sessions that ended before their time.
+    fn forget_idle(&mut self) {
+        for peer in &mut self.peers {
+            peer.live.take_if(|l| l.is_idle() && l.deadline.is_none());
         }
     }
 

@@ -3,6 +3,10 @@
 use coterie_model::{DirectoryEntry, Instant, Signed, Statement};
 
 use super::{Node, PeerId, Update, peer::Peer};
+use crate::session::Session;
+
+/// How often a newer statement is told again: of a million sessions at 30 % loss, two thousand make a new handshake.
+const REPEATS: u8 = 4;
 
 impl Node {
     /// Takes over what is newer than what is known; what is lower or foreign raises an alarm and is ignored.
@@ -55,6 +59,7 @@ impl Node {
         }
         if renewed {
             self.tell_own_statements();
+            self.repeats = REPEATS;
         }
         self.housekeeping = Some(now);
     }
@@ -79,13 +84,17 @@ impl Node {
             peer.communities.retain(|tag| !over(tag));
             // Who was enrolled after the update was made shows its statement again, under a key that only members have.
             peer.statements.retain(|s| !over(&s.tag));
-            let ended = peer
-                .live
-                .as_ref()
-                .and_then(|l| l.current.as_ref())
-                .map(|s| s.origin.tag);
-            if ended.is_some_and(|tag| over(&tag) && self.peers[id].statement(tag).is_none()) {
+            let ended = |session: &Option<Session>| {
+                session
+                    .as_ref()
+                    .is_some_and(|s| over(&s.origin.tag) && peer.statement(s.origin.tag).is_none())
+            };
+            let Some(live) = peer.live.as_ref() else { continue };
+            let (current, previous) = (ended(&live.current), ended(&live.previous));
+            if current {
                 self.end_peer(id, true);
+            } else if previous {
+                self.end_previous(id);
             }
         }
     }
@@ -189,6 +198,14 @@ impl Node {
         peer.static_key = Some(statement.static_key);
         self.by_static.insert(statement.static_key, id);
         self.by_member.insert(statement.member, id);
+    }
+
+    /// Once a second after an update, a few times: no peer acknowledges it.
+    pub(super) fn repeat_own_statements(&mut self) {
+        if self.repeats > 0 {
+            self.repeats -= 1;
+            self.tell_own_statements();
+        }
     }
 
     /// Live sessions are told our newer statements, so that they live on.

@@ -596,7 +596,7 @@ impl World {
             return;
         }
         self.ladder.datagram(self.now, sender, &h.label, &bytes, "");
-        let (enrolment, incarnation, local) = (h.enrolment, h.incarnation, h.clock.boot(self.now));
+        let (enrolment, incarnation) = (h.enrolment, h.incarnation);
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
         let heard = (host, incarnation, hasher.finish());
@@ -622,13 +622,9 @@ impl World {
             .and_then(|sender| self.forks.get(&self.hosts[*sender].machine))
             .filter(|_| authentic)
             .copied();
-        let fork = self.twins.arrived(
-            (host, incarnation),
-            (self.now, local),
-            &bytes,
-            forked,
-            (outcome, alarmed),
-        );
+        let fork = self
+            .twins
+            .arrived((host, incarnation), self.now, &bytes, forked, (outcome, alarmed));
         self.check(fork);
         self.totals.twins += u64::from(alarmed);
     }
