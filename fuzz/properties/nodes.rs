@@ -294,6 +294,9 @@ impl Play {
                 Persist::Answered(nonce) => config.answered.push(*nonce),
                 Persist::Live(key, Some(endpoint)) => drop(live.insert(*key, *endpoint)),
                 Persist::Live(key, None) => drop(live.remove(key)),
+                Persist::Revocations(list) => {
+                    config.update.revocations = Some(Unverified::parse(list.bytes()).expect("signed"));
+                }
             }
         }
         config.accepted = accepted.into_iter().collect();

@@ -16,7 +16,7 @@ use sd_notify::NotifyState;
 use crate::{
     driver::{Driver, Left, Parts, now},
     entropy::SystemEntropy,
-    identity::{self, Identity, STORE_NAME},
+    identity::{self, Fixed, Identity, STORE_NAME},
     journal::Journal,
     metrics, network,
     options::{LogFormat, Options},
@@ -65,6 +65,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let port = udp.local_address()?.port();
     let (requests, asker) = Requests::new()?;
     watch_signals(asker.clone())?;
+    let fixed = Fixed::of(options, &opened, &keys);
     let config = identity::config(opened, &keys, &journal, wall());
     let node = Node::new(config, Box::new(SystemEntropy), now());
     let parts = Parts {
@@ -86,7 +87,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     tracing::info!(interface = driver.tun.name(), port, identity = driver.identity, "ready");
     notify(&[NotifyState::Ready]);
-    attend(options, &mut driver, kept)?;
+    attend(options, &mut driver, (kept, fixed))?;
     drop(driver);
     // Port and interface are free now. Who asks from here on is told that nobody is there, and not that nobody answers.
     if let Err(error) = std::fs::remove_file(&options.socket) {
@@ -108,7 +109,10 @@ fn load(lockdown: Option<&Lockdown>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn attend(options: &Options, driver: &mut Driver, mut kept: Option<Sealed>) -> anyhow::Result<()> {
+/// What a reload compares with: the identity that was kept, and what it fixed.
+type Before = (Option<Sealed>, Fixed);
+
+fn attend(options: &Options, driver: &mut Driver, mut before: Before) -> anyhow::Result<()> {
     loop {
         match driver.run()? {
             Left::Reload => {
@@ -116,7 +120,7 @@ fn attend(options: &Options, driver: &mut Driver, mut kept: Option<Sealed>) -> a
                     NotifyState::Reloading,
                     NotifyState::monotonic_usec_now().context("cannot read the clock")?,
                 ]);
-                match reload(options, driver, &mut kept) {
+                match reload(options, driver, &mut before) {
                     Ok(()) => tracing::info!("bundle taken over"),
                     Err(error) => tracing::error!("bundle not taken over, going on as before: {error:#}"),
                 }
@@ -130,21 +134,29 @@ fn attend(options: &Options, driver: &mut Driver, mut kept: Option<Sealed>) -> a
     }
 }
 
-/// Reads the bundle again. A bundle for other keys makes a new node; one for the same keys is taken over without a break.
-fn reload(options: &Options, driver: &mut Driver, kept: &mut Option<Sealed>) -> anyhow::Result<()> {
+/// Reads the bundle again. What a running core can learn it takes over without a break; else a new core takes over.
+fn reload(options: &Options, driver: &mut Driver, (kept, fixed): &mut Before) -> anyhow::Result<()> {
     let identity = Identity::load(options, kept.as_ref())?;
     let keys = identity.parse_keys(options)?;
     let own = *keys.static_key().public();
-    let same = driver.node.static_key() == &own;
     // Everything that can fail comes before anything changes for the node.
-    let mut other = if same {
+    let mut other = if driver.node.static_key() == &own {
         None
     } else {
         Some(Journal::open(&options.state, own)?)
     };
-    let journal = other.as_mut().unwrap_or(&mut driver.journal);
-    let opened = identity.open(options, wall(), journal.serial())?;
-    journal.accept_serial(opened.serial)?;
+    let floor = other.as_ref().unwrap_or(&driver.journal).serial();
+    let opened = identity.open(options, wall(), floor)?;
+    let then = Fixed::of(options, &opened, &keys);
+    let udp = if then.outside == fixed.outside {
+        None
+    } else {
+        Some(network::open_outside(options, &opened)?)
+    };
+    other
+        .as_mut()
+        .unwrap_or(&mut driver.journal)
+        .accept_serial(opened.serial)?;
     *kept = identity.keep(options)?;
     if let Some(lockdown) = network::lockdown(options, &opened)? {
         load(Some(&lockdown))?;
@@ -152,15 +164,17 @@ fn reload(options: &Options, driver: &mut Driver, kept: &mut Option<Sealed>) -> 
         driver.lockdown = Some(lockdown);
     }
     network::adapt(driver.tun.name(), &opened)?;
-    let Some(journal) = other else {
+    if then == *fixed {
         let time = opened.issued.max(wall());
         driver.node.handle_update(identity::update(opened, time), now());
         return Ok(());
-    };
-    driver.shut_down()?;
-    driver.journal = journal;
-    let config = identity::config(opened, &keys, &driver.journal, wall());
-    driver.node = Node::new(config, Box::new(SystemEntropy), now());
+    }
+    tracing::info!("the bundle changes what a running core cannot: sessions are made anew");
+    driver.take_over(other, udp, |journal| {
+        let config = identity::config(opened, &keys, journal, wall());
+        Node::new(config, Box::new(SystemEntropy), now())
+    })?;
+    *fixed = then;
     Ok(())
 }
 

@@ -245,6 +245,33 @@ impl Driver {
         }
     }
 
+    /// Another core takes over, with another journal where it has other keys, and at another port where one was opened. The
+    /// sessions of the core before end, and their peers are told.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or the port cannot be watched.
+    pub fn take_over(
+        &mut self,
+        journal: Option<Journal>,
+        udp: Option<UdpPort>,
+        make: impl FnOnce(&Journal) -> Node,
+    ) -> anyhow::Result<()> {
+        self.shut_down()?;
+        if let Some(journal) = journal {
+            self.journal = journal;
+        }
+        if let Some(udp) = udp {
+            self.poller
+                .remove(&self.udp)
+                .and_then(|()| self.poller.add(&udp, UDP_KEY, Interest::Read))
+                .context("cannot watch the outside port")?;
+            self.port = udp.local_address()?.port();
+            self.udp = udp;
+        }
+        self.node = make(&self.journal);
+        Ok(())
+    }
+
     /// Ends every session, telling the peers.
     ///
     /// # Errors

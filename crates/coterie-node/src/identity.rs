@@ -5,19 +5,19 @@
 //! line wins when it is newer, so that a new bundle is a matter of replacing the file.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use coterie_control::bundle::{Bundle, Keys, Opened, TemplateSettings};
-use coterie_crypto::aead::Suite;
+use coterie_crypto::{aead::Suite, dh::PublicKey};
 use coterie_io::memory::Sealed;
-use coterie_model::{Reader, UnixTime, Unverified, Writer};
+use coterie_model::{Authority, Era, Reader, UnixTime, Unverified, Writer};
 use coterie_proto::{Config, Update, handshake::payload::Suites, membership::Freshness};
 use zeroize::Zeroizing;
 
-use crate::{journal::Journal, options::Options};
+use crate::{disk::write_private, journal::Journal, network, options::Options};
 
 /// The name of the sealed memfd in the descriptor store.
 pub const STORE_NAME: &str = "coterie-identity";
@@ -140,15 +140,41 @@ impl Identity {
     }
 }
 
+/// What a running core does not change. When a newer bundle does, a new core takes over, and its sessions are made anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
+    static_key: PublicKey,
+    era: Era,
+    suites: (Suites, Suite),
+    roaming: bool,
+    /// Where the outside port is.
+    pub outside: SocketAddr,
+}
+
+impl Fixed {
+    /// What `opened` and `keys` fix.
+    #[must_use]
+    pub fn of(options: &Options, opened: &Opened, keys: &Keys) -> Self {
+        Self {
+            static_key: *keys.static_key().public(),
+            era: opened.authority.era,
+            suites: suites(&opened.template),
+            roaming: opened.template.roaming,
+            outside: network::outside(options, opened),
+        }
+    }
+}
+
 /// What the core is made from.
 #[must_use]
 pub fn config(opened: Opened, keys: &Keys, journal: &Journal, wall: UnixTime) -> Config {
     let (suites, preferred) = suites(&opened.template);
     let time = opened.issued.max(wall);
+    let authority = opened.authority.clone();
     Config {
         keys: keys.static_key(),
         name: opened.name.clone(),
-        authority: opened.authority.clone(),
+        authority: authority.clone(),
         freshness: match opened.freshness {
             coterie_control::bundle::Freshness::Offline => Freshness::Offline,
             coterie_control::bundle::Freshness::Heads => Freshness::Heads,
@@ -165,8 +191,23 @@ pub fn config(opened: Opened, keys: &Keys, journal: &Journal, wall: UnixTime) ->
         accepted: journal.accepted(),
         answered: journal.answered(),
         resume: journal.live(),
-        update: update(opened, time),
+        update: with_revocations(update(opened, time), &authority, journal),
     }
+}
+
+/// What was learnt of revocations since the bundle was issued counts too: at the next start nobody is let in who was refused.
+fn with_revocations(mut update: Update, authority: &Authority, journal: &Journal) -> Update {
+    let kept = journal
+        .revocations()
+        .and_then(|list| list.verify(&authority.statement_key).ok())
+        .filter(|list| (list.era, list.enclave) == (authority.era, authority.enclave));
+    let revision = update.revocations.as_ref().map(|list| list.claimed().revision);
+    if let Some(kept) = kept.filter(|list| Some(list.revision) > revision) {
+        update.revocations = Some(Unverified::parse(kept.bytes()).expect("a list that was verified parses"));
+        // It pins the bundle's own list.
+        update.head = None;
+    }
+    update
 }
 
 /// What a bundle tells the core, where it is at least `time` as far as this machine knows.
@@ -288,17 +329,4 @@ fn decode(bytes: &[u8]) -> anyhow::Result<Pair> {
         bail!("the identity that was kept is of another version; remove it and start from the bundle");
     }
     Ok((bundle, keys))
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)
 }

@@ -1,5 +1,6 @@
 //! What must survive kill -9 and restart beside the identity: our reserved initiation counters, the highest counter
-//! accepted from each static key, questions that were answered, and which peers had a live session.
+//! accepted from each static key, questions that were answered, which peers had a live session, and, in a file beside it, the
+//! newest revocations.
 //!
 //! A file of 128-byte slots, each with a checksum, written in place: a crash of the process leaves what was written, because
 //! the kernel holds it. Reserved counters are also forced to disk, so that they survive a crash of the machine.
@@ -9,11 +10,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use coterie_crypto::{dh::PublicKey, hash::sha256};
-use coterie_model::{Reader, Writer};
+use coterie_model::{Reader, Revocations, Unverified, Writer};
 use coterie_proto::Persist;
+
+use crate::disk::write_private;
 
 const SLOT: usize = 128;
 const CHECKSUM: usize = 8;
@@ -27,6 +30,7 @@ const MAX_PEERS: u64 = 262_144;
 /// The journal, open.
 #[derive(Debug)]
 pub struct Journal {
+    path: PathBuf,
     file: File,
     /// The static key that the counters belong to.
     own: PublicKey,
@@ -67,6 +71,7 @@ impl Journal {
             .open(&path)?;
         let is_new = file.metadata()?.len() == 0;
         let mut journal = Self {
+            path: path.clone(),
             file,
             own,
             serial: 0,
@@ -163,7 +168,15 @@ impl Journal {
             Persist::Accepted(key, counter) => self.write_peer(*key, |e| e.accepted = *counter),
             Persist::Live(key, endpoint) => self.write_peer(*key, |e| e.live = *endpoint),
             Persist::Answered(nonce) => self.write_answered(*nonce),
+            Persist::Revocations(list) => write_private(&self.path.with_extension("revocations"), list.bytes()),
         }
+    }
+
+    /// The newest revocations that were learnt, as they were signed; what is damaged is as if it had never been learnt.
+    #[must_use]
+    pub fn revocations(&self) -> Option<Unverified<Revocations>> {
+        let bytes = std::fs::read(self.path.with_extension("revocations")).ok()?;
+        Unverified::parse(&bytes).ok()
     }
 
     fn write_head(&mut self) -> io::Result<()> {

@@ -18,6 +18,7 @@
 
 pub mod answers;
 pub mod daemon;
+mod disk;
 pub mod driver;
 pub mod entropy;
 pub mod identity;

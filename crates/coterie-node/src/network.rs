@@ -1,6 +1,6 @@
 //! The machine's network around the node: the inside interface with its addresses and routes, and lockdown.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -144,9 +144,7 @@ pub fn set_addresses(links: &mut Links, interface: &str, opened: &Opened) -> any
 /// # Errors
 /// When it is taken, or without the capability to mark its packets.
 pub fn open_outside(options: &Options, opened: &Opened) -> anyhow::Result<UdpPort> {
-    let address = options
-        .listen
-        .unwrap_or_else(|| (IpAddr::from([0u16; 8]), opened.port).into());
+    let address = outside(options, opened);
     let udp = UdpOptions {
         mark: Some(MARK),
         recv_buffer: RECV_BUFFER,
@@ -161,6 +159,14 @@ pub fn open_outside(options: &Options, opened: &Opened) -> anyhow::Result<UdpPor
         bound => bound,
     }
     .with_context(|| format!("cannot listen at {address}; is another coteried running?"))
+}
+
+/// Where the outside port is to be.
+#[must_use]
+pub fn outside(options: &Options, opened: &Opened) -> SocketAddr {
+    options
+        .listen
+        .unwrap_or_else(|| (IpAddr::from([0u16; 8]), opened.port).into())
 }
 
 /// The lockdown that template and command line ask for.

@@ -6,6 +6,8 @@
     reason = "the crate reads no files; its tests read a corpus"
 )]
 
+#[path = "../../../fuzz/properties/entry.rs"]
+mod entry;
 #[path = "../../../fuzz/properties/nodes.rs"]
 mod nodes;
 #[path = "../../../fuzz/properties/proto.rs"]

@@ -382,7 +382,7 @@ fn anothers_initiation_replayed_makes_no_session() {
         .iter()
         .filter_map(|p| match p {
             Persist::Accepted(key, counter) => Some((*key, *counter)),
-            Persist::Counter(_) | Persist::Answered(_) | Persist::Live(..) => None,
+            Persist::Counter(_) | Persist::Answered(_) | Persist::Live(..) | Persist::Revocations(_) => None,
         })
         .collect();
     assert!(!accepted.is_empty());

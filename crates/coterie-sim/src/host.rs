@@ -110,6 +110,12 @@ impl Stored {
             Persist::Live(key, None) => {
                 self.live.remove(key);
             }
+            Persist::Revocations(list) => {
+                let known = self.knowledge.revocations.as_ref().map_or(0, |(revision, _)| *revision);
+                if list.revision > known {
+                    self.knowledge.revocations = Some((list.revision, (**list).clone()));
+                }
+            }
         }
     }
 

@@ -63,6 +63,66 @@ fn a_newer_bundle_is_taken_over_when_the_key_file_is_gone() {
 }
 
 #[test]
+fn a_bundle_that_changes_port_suites_and_roaming_is_taken_over_by_a_reload() {
+    within_namespaces(|| {
+        let mut site = Site::new(&[("one", &["both"]), ("two", &["both"])]);
+        site.start();
+        site.machine("one").ping("two");
+        site.change("[enclave]\n", "[enclave]\nport = 4848\n");
+        for member in ["one", "two"] {
+            let template = format!("[template.{member}]\n");
+            let changed = format!("{template}roaming = false\nsuites = [\"chacha20-poly1305\"]\n");
+            site.change(&template, &changed);
+        }
+        let pid = site.machine("one").status().pid;
+        for member in ["one", "two"] {
+            site.machine(member).reload();
+            let moved = wait_for("the other port", DEADLINE, || {
+                (site.machine(member).status().port == 4848).then_some(())
+            });
+            assert!(moved.is_ok(), "{}", site.machine(member).daemon().stderr());
+        }
+        site.machine("one").ping("two");
+        site.machine("two").ping("one");
+        let status = site.machine("one").status();
+        assert_eq!(status.pid, pid, "it is the same process");
+        let suite = status.peers[0].session.as_ref().map(|s| s.suite.clone());
+        assert_eq!(suite.as_deref(), Some("chacha20-poly1305"));
+    });
+}
+
+#[test]
+fn revocations_that_a_peer_told_survive_a_restart() {
+    within_namespaces(|| {
+        let mut site = Site::new(&[("one", &["both"]), ("two", &["both"]), ("three", &["both"])]);
+        site.start();
+        site.machine("three").ping("two");
+        site.issuer
+            .revoke(&crate::site::name("three"), crate::site::now())
+            .expect("a member");
+        site.issue_to("one");
+        site.machine("one").reload();
+        let revision = |member: &str| site.machine(member).status().revision;
+        assert!(wait_for("the revocation", DEADLINE, || (revision("one") == 1).then_some(())).is_ok());
+        site.machine("one").ping("two");
+        assert!(wait_for("the difference", DEADLINE, || (revision("two") == 1).then_some(())).is_ok());
+        // Nobody is left to tell it again, and the bundle does not know.
+        site.machine("one").daemon().kill().expect("killed");
+        site.machine("two").daemon().kill().expect("killed");
+        site.machine_mut("two").start();
+        site.machine("two").wait_ready();
+        assert_eq!(site.machine("two").status().revision, 1);
+        let two = site.machine("two").inside;
+        let pinged = Ping::new(two)
+            .count(3)
+            .timeout(Duration::from_millis(500))
+            .from(&site.machine("three").host)
+            .expect("ping runs");
+        assert_eq!(pinged.received, 0, "whoever was refused stays so");
+    });
+}
+
+#[test]
 fn a_machine_that_was_dark_stays_dark_when_its_bundle_is_of_no_use() {
     within_namespaces(|| {
         let mut site = Site::new(&[("one", &["both"]), ("two", &["other"])]);

@@ -27,6 +27,7 @@ const HEAD: &str =
 pub(crate) struct Site {
     pub(crate) lab: Lab,
     pub(crate) bridge: Bridge,
+    text: String,
     pub(crate) issuer: Enclave,
     pub(crate) machines: Vec<Machine>,
 }
@@ -81,6 +82,7 @@ impl Site {
         let mut site = Self {
             lab,
             bridge,
+            text,
             issuer,
             machines,
         };
@@ -90,17 +92,24 @@ impl Site {
 
     /// Issues everybody's bundle anew and puts it in place.
     pub(crate) fn issue(&mut self) {
-        for machine in &self.machines {
-            let bundle = self
-                .issuer
-                .issue(&machine.name, now(), &mut SystemEntropy)
-                .expect("a bundle");
-            machine.host.write_file("bundle", bundle).expect("a file");
-            machine
-                .host
-                .write_file("keys", machine.keys.to_text().as_bytes())
-                .expect("a file");
+        let names: Vec<Name> = self.machines.iter().map(|m| m.name.clone()).collect();
+        for name in names {
+            self.issue_to(name.as_str());
         }
+    }
+
+    /// Issues one member's bundle anew and puts it in place.
+    pub(crate) fn issue_to(&mut self, member: &str) {
+        let bundle = self
+            .issuer
+            .issue(&name(member), now(), &mut SystemEntropy)
+            .expect("a bundle");
+        let machine = self.machine(member);
+        machine.host.write_file("bundle", bundle).expect("a file");
+        machine
+            .host
+            .write_file("keys", machine.keys.to_text().as_bytes())
+            .expect("a file");
     }
 
     /// Rolls a community's key by plan.
@@ -109,6 +118,17 @@ impl Site {
         self.issuer
             .roll(&name(community), kind, now(), &mut SystemEntropy)
             .expect("a new epoch");
+    }
+
+    /// Changes the enclave file and issues everybody's bundle anew.
+    pub(crate) fn change(&mut self, from: &str, to: &str) {
+        let text = self.text.replace(from, to);
+        assert_ne!(text, self.text, "{from:?} stands in the file");
+        self.issuer
+            .update(&text, now(), &mut SystemEntropy)
+            .expect("a good file");
+        self.text = text;
+        self.issue();
     }
 
     /// Starts everybody and waits until they are ready.

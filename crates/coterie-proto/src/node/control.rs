@@ -261,9 +261,7 @@ impl Node {
             if list.claimed().revision <= self.membership.known().1 {
                 return Ok(());
             }
-            let learned = self.membership.learn_revocations(list);
-            self.report(learned);
-            self.drop_revoked();
+            self.learn_revocations(list);
         }
         if !head.is_empty() {
             let learned = self

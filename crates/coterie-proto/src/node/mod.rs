@@ -165,6 +165,8 @@ pub enum Persist {
     Answered([u8; 12]),
     /// A session with a peer at an endpoint is live (`Some`) or gone (`None`).
     Live(PublicKey, Option<SocketAddr>),
+    /// Revocations that are newer than all before, to be told again at the next start: whoever is refused stays so.
+    Revocations(Box<Signed<Revocations>>),
 }
 
 /// What a host or an operator may want to know.

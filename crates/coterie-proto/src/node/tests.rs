@@ -352,7 +352,7 @@ fn a_replayed_initiation_is_silence_also_after_a_restart() {
     let accepted: Vec<_> = std::iter::from_fn(|| w.node(2).poll_persist())
         .filter_map(|p| match p {
             Persist::Accepted(key, counter) => Some((key, counter)),
-            Persist::Counter(_) | Persist::Answered(_) | Persist::Live(..) => None,
+            Persist::Counter(_) | Persist::Answered(_) | Persist::Live(..) | Persist::Revocations(_) => None,
         })
         .collect();
     assert_eq!(accepted.len(), 1);

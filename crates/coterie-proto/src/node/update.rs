@@ -1,8 +1,8 @@
 //! New knowledge: from a bundle, from the directory, from what peers staple into handshakes.
 
-use coterie_model::{DirectoryEntry, Instant, Signed, Statement};
+use coterie_model::{DirectoryEntry, Instant, Revocations, Signed, Statement, Unverified};
 
-use super::{Node, PeerId, Update, peer::Peer};
+use super::{Node, PeerId, Persist, Update, peer::Peer};
 use crate::session::Session;
 
 /// How often a newer statement is told again: of a million sessions at 30 % loss, two thousand make a new handshake.
@@ -49,9 +49,7 @@ impl Node {
             self.learn_entry(entry);
         }
         if let Some(list) = update.revocations {
-            let learned = self.membership.learn_revocations(list);
-            self.report(learned);
-            self.drop_revoked();
+            self.learn_revocations(list);
         }
         if let Some(head) = update.head {
             let learned = self.membership.learn_head(head, now);
@@ -97,6 +95,18 @@ impl Node {
                 self.end_previous(id);
             }
         }
+    }
+
+    /// Takes over revocations, and ends what they end.
+    pub(super) fn learn_revocations(&mut self, list: Unverified<Revocations>) {
+        let learned = self.membership.learn_revocations(list);
+        if learned.is_ok()
+            && let (Some(list), _) = self.membership.difference()
+        {
+            self.persists.push_back(Persist::Revocations(Box::new(list.clone())));
+        }
+        self.report(learned);
+        self.drop_revoked();
     }
 
     fn learn_entry(&mut self, entry: DirectoryEntry) {

@@ -39,7 +39,7 @@ impl HandshakeCheck {
                 }
                 *before = *end;
             }
-            Persist::Answered(_) | Persist::Live(..) => {}
+            Persist::Answered(_) | Persist::Live(..) | Persist::Revocations(_) => {}
         }
         Ok(())
     }
