@@ -21,7 +21,7 @@ export COTERIE_PYTHON_PACKAGES := $(CURDIR)/$(PYTHON_PACKAGES)
 SEEDS ?= 20000
 MINUTES ?= 5
 
-.PHONY: help setup rust build static demo test test-rust test-doc test-python test-static python lint fmt deny advisories doc sim soak fuzz bench install clean
+.PHONY: help setup rust build static demo test test-rust test-doc test-python test-static test-guest python lint fmt deny advisories doc sim soak fuzz bench install clean
 
 help: ## this list
 	@echo "Coterie. In the order in which a newcomer needs it:"
@@ -59,6 +59,10 @@ test-doc: rust
 
 test-static: static ## runs the shipped programs where only a kernel and busybox are
 	tests/static/busybox.sh $(SHIPPED)
+
+# Not being able to (77) is no failure.
+test-guest: static ## runs the shipped programs under a real systemd, in two QEMU guests (as root; some five minutes)
+	tests/guest/systemd.py $(SHIPPED) || [ $$? -eq 77 ]
 
 test-python: python
 	@if [ -d $(PYTHON_PACKAGES)/cryptography ]; then \

@@ -1,7 +1,15 @@
 //! Writes true values into the corpus, one file each: `cargo run --example seeds` in this directory, after a format changed.
 
+#[path = "../properties/remake.rs"]
+#[expect(dead_code, reason = "properties use the rest of it")]
+mod remake;
+#[path = "../properties/site.rs"]
+#[expect(dead_code, reason = "properties use the rest of it")]
+mod site;
+
 use std::{fs, path::Path};
 
+use coterie_control::bundle::parts::{self, Certificate, Labels, SealedView};
 use coterie_crypto::{Secret, SeededEntropy, aead::Suite, hash, kem, sign::SigningKey};
 use coterie_model::{
     Authority, CommunityTag, DirectoryEntry, EnclaveId, EpochKind, Head, Manifest, MemberId, Name, Prefix, Revocation,
@@ -61,8 +69,20 @@ fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("cookie", vec![vec![1; 16], vec![1; 15], vec![1; 17]]),
         ("nodes", scripts()),
         ("enclave_file", files()),
-        ("bundle", [edits(5000), numbers(), objects()].concat()),
-        ("view", edits(900).into_iter().map(|e| e[1..].to_vec()).collect()),
+        (
+            "bundle",
+            [edits(5000), numbers(), objects(), entries_of_view()].concat(),
+        ),
+        ("diagnostics", files()),
+        (
+            "frame",
+            datagrams().into_iter().chain([vec![0; 31], vec![0; 15]]).collect(),
+        ),
+        ("bundle_body", bodies()),
+        ("certificate", certificates()),
+        ("wrapped_keys", deliveries()),
+        ("key_encryption_key", texts()),
+        ("view", views()),
         ("request", edits(1800)),
         ("keys", edits(120)),
     ]
@@ -404,6 +424,110 @@ fn objects() -> Vec<Vec<u8>> {
         vec![5, high, low]
     });
     objects.chain(wrapped).chain(cuts).collect()
+}
+
+/// Changes of the entries of a bundle's last view.
+fn entries_of_view() -> Vec<Vec<u8>> {
+    let changes = edits(900).into_iter().filter(|edit| edit[0] == 0);
+    changes.map(|edit| [&[6], &edit[1..]].concat()).collect()
+}
+
+/// A true bundle with its certificates and signed objects cut to nearly nothing, which its decoder leaves to others; each
+/// small number in every place; and cut off at every place.
+fn bodies() -> Vec<Vec<u8>> {
+    let bundle = &site::THE_SITE.bundle_body;
+    let (front, mut content) = parts::decode_bundle(bundle).expect("a true bundle");
+    let certificates = [
+        &mut content.root_certificate,
+        &mut content.bundle_certificate,
+        &mut content.identity_certificate,
+    ];
+    let objects = content.statements.iter_mut().chain(&mut content.manifests);
+    let lists = content.revocations.iter_mut().chain(&mut content.head);
+    certificates
+        .into_iter()
+        .chain(objects)
+        .chain(lists)
+        .for_each(|bytes| bytes.truncate(3));
+    content
+        .views
+        .iter_mut()
+        .for_each(|v: &mut SealedView| v.sealed.truncate(3));
+    content.gateways = vec![
+        ([192, 0, 2, 1], 4747).into(),
+        ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 4747).into(),
+    ];
+    let whole = [parts::encode_body(&front, &content), vec![0; 64]].concat();
+    let mut all = vec![bundle.clone(), whole.clone()];
+    for place in 0..whole.len() {
+        all.push(whole[..place].to_vec());
+        for new in [0, 1, 2, 3, 8, 0xff] {
+            let mut changed = whole.clone();
+            changed[place] = new;
+            all.push(changed);
+        }
+    }
+    all
+}
+
+/// Every certificate of a bundle, whole and with one element changed, removed, or doubled; signed again and not.
+fn certificates() -> Vec<Vec<u8>> {
+    let mut all = vec![
+        vec![0],
+        vec![8],
+        vec![9],
+        vec![10],
+        vec![3, 0x30, 0],
+        vec![3, 0x30, 0, 0],
+    ];
+    for (which, element) in (0..3).flat_map(|which| (0..72).map(move |element| (which, element))) {
+        for first in [which, which + 8, which + 12] {
+            all.push(vec![first, 0, element, 5, 0, 0, 1, 1, 0x2a]);
+            all.push(vec![first, 1, element, 0]);
+            all.push(vec![first, 2, element, 0]);
+            all.push(vec![first, 3, element, 0]);
+            all.push(vec![first, 4, element, 1, 5]);
+        }
+    }
+    all
+}
+
+fn deliveries() -> Vec<Vec<u8>> {
+    let certificate = Certificate::decode(&site::THE_SITE.certificates[0]).expect("a true certificate");
+    let content = certificate.wrapped_keys().expect("well-formed").expect("wrapped keys");
+    let mut all: Vec<Vec<u8>> = (0..content.len())
+        .filter(|at| !(16..1120).contains(at))
+        .map(|at| content[..at].to_vec())
+        .collect();
+    all.extend((0..8).map(|at| {
+        let mut changed = content.clone();
+        changed[at] ^= 1;
+        changed
+    }));
+    all.push([&content[..], &[0]].concat());
+    all.push(content);
+    all
+}
+
+fn texts() -> Vec<Vec<u8>> {
+    let text = |labels: u8| {
+        let labels: Labels = (0..labels).map(|n| ([n; 16], CommunityTag([n; 16]))).collect();
+        parts::encode_key_encryption_key(&Secret::new([9; 32]), &labels).to_vec()
+    };
+    let cut = [0, 31, 32, 40, 50].map(|at| text(1)[..at].to_vec());
+    [text(0), text(2), [&text(1)[..], &[0]].concat()]
+        .into_iter()
+        .chain(cut)
+        .collect()
+}
+
+fn views() -> Vec<Vec<u8>> {
+    let text = &site::THE_SITE.view.text;
+    let cut = (0..text.len()).step_by(7).map(|at| text[..at].to_vec());
+    [vec![0, 0], vec![0xff, 0xff], vec![0, 0, 0], text.clone()]
+        .into_iter()
+        .chain(cut)
+        .collect()
 }
 
 /// Edits of a true file of about `len` bytes: none, and one of each byte string at places all over it.

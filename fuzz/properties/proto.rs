@@ -15,7 +15,7 @@ use coterie_model::{
 use coterie_proto::{
     handshake::{
         cookie,
-        frame::Framed,
+        frame::{self, Framed},
         payload::{InitiationPayload, ResponsePayload},
     },
     query, schedule,
@@ -34,6 +34,7 @@ pub(crate) type Property = fn(&[u8]);
 /// Every target of this crate, by name.
 pub(crate) const TARGETS: &[(&str, Property)] = &[
     ("datagram", datagram),
+    ("frame", frame),
     ("control", control),
     ("packet", packet),
     ("authority", signed::<Authority>),
@@ -81,10 +82,25 @@ pub(crate) fn datagram(data: &[u8]) {
         Datagram::Answer => (7, 64..=1232),
     };
     assert!(data[0] == kind && lengths.contains(&data.len()));
-    if kind <= 2 {
-        let framed = Framed::cut(data).expect("long enough for two macs");
-        let whole = [framed.before_mac1, framed.mac1, framed.mac2].concat();
-        assert!(whole == data && framed.before_mac2.len() + 16 == data.len());
+}
+
+/// A frame is cut at its macs, and only one that is long enough; the one who has key and cookie makes the same frame.
+pub(crate) fn frame(data: &[u8]) {
+    let framed = Framed::cut(data);
+    assert_eq!(framed.is_some(), data.len() >= 32);
+    let Some(framed) = framed else { return };
+    let whole = [framed.before_mac1, framed.mac1, framed.mac2].concat();
+    assert!(whole == data && framed.before_mac2.len() + 16 == data.len());
+    assert_eq!(framed.digest(), hash::sha256(&[framed.before_mac1]));
+    let key = MacKey::new(&[7; 32]);
+    for cookie in [None, Some(framed.mac2)] {
+        let mut made = framed.before_mac1.to_vec();
+        let mac1 = frame::append_macs(&mut made, &key, cookie);
+        let again = Framed::cut(&made).expect("two macs were appended");
+        assert!(again.before_mac1 == framed.before_mac1 && *again.mac1 == mac1);
+        assert_eq!(mac1, key.mac(&framed.digest()));
+        let mac2 = cookie.map_or([0; 16], |c| MacKey::new(c).mac(&hash::sha256(&[again.before_mac2])));
+        assert_eq!(*again.mac2, mac2);
     }
 }
 
@@ -166,26 +182,8 @@ pub(crate) fn directory_entry(data: &[u8]) {
     let Ok(entry) = DirectoryEntry::decode(&mut r) else {
         return;
     };
-    let count = |n: usize| u8::try_from(n).expect("lists of an entry are short");
-    assert!(entry.communities.len() <= 64 && entry.statements.len() <= 64);
-    assert!(entry.addresses.len() <= 16 && entry.endpoints.len() <= 16);
     let mut w = Writer::new();
-    w.name(&entry.name).u8(count(entry.communities.len()));
-    for tag in &entry.communities {
-        w.bytes(&tag.0);
-    }
-    w.u8(count(entry.addresses.len()));
-    for prefix in &entry.addresses {
-        w.prefix(prefix);
-    }
-    w.u8(count(entry.endpoints.len()));
-    for endpoint in &entry.endpoints {
-        w.endpoint(endpoint);
-    }
-    w.u8(count(entry.statements.len()));
-    for statement in &entry.statements {
-        w.counted(statement.bytes());
-    }
+    super::entry::write(&entry, &mut w);
     assert_eq!(w.into_bytes(), data[..data.len() - r.remaining()]);
 }
 

@@ -2,10 +2,18 @@
 
 #[path = "../properties/control.rs"]
 mod control;
+#[path = "../properties/entry.rs"]
+mod entry;
 #[path = "../properties/nodes.rs"]
 mod nodes;
+#[path = "../properties/parts.rs"]
+mod parts;
 #[path = "../properties/proto.rs"]
 mod proto;
+#[path = "../properties/remake.rs"]
+mod remake;
+#[path = "../properties/site.rs"]
+mod site;
 #[path = "../../crates/coterie-proto/tests/world/mod.rs"]
 #[expect(dead_code, reason = "the tests of nodes use the rest of it")]
 mod world;
@@ -18,6 +26,7 @@ pub fn run(name: &str, data: &[u8]) {
     let (_, property) = proto::TARGETS
         .iter()
         .chain(control::TARGETS)
+        .chain(parts::TARGETS)
         .find(|(target, _)| *target == name)
         .expect("every file in fuzz_targets/ is named like its property");
     property(data);

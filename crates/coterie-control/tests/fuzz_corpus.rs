@@ -7,13 +7,21 @@
 
 #[path = "../../../fuzz/properties/control.rs"]
 mod control;
+#[path = "../../../fuzz/properties/entry.rs"]
+mod entry;
+#[path = "../../../fuzz/properties/parts.rs"]
+mod parts;
+#[path = "../../../fuzz/properties/remake.rs"]
+mod remake;
+#[path = "../../../fuzz/properties/site.rs"]
+mod site;
 
 use std::path::Path;
 
 #[test]
 fn every_input_of_the_corpus_keeps_its_property() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
-    for (name, property) in control::TARGETS {
+    for (name, property) in control::TARGETS.iter().chain(parts::TARGETS) {
         let mut inputs = 0;
         for entry in std::fs::read_dir(corpus.join(name)).unwrap() {
             property(&std::fs::read(entry.unwrap().path()).unwrap());

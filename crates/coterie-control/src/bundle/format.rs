@@ -11,7 +11,7 @@ use coterie_model::{
     Authority, Malformed, MemberId, Name, Prefix, Reader, Serial, UnixTime, Unverified, Writer, signed::MAX_REVOCATIONS,
 };
 
-use super::view::SealedView;
+use super::{error::BundleError, view::SealedView};
 use crate::file::Return;
 
 /// What the bundle's signature is bound to.
@@ -60,38 +60,71 @@ pub struct TemplateSettings {
 
 /// The front of a bundle: what can be told before anything was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Front {
-    pub(crate) root: VerifyingKey,
-    pub(crate) authority: Unverified<Authority>,
-    pub(crate) name: Name,
-    pub(crate) serial: Serial,
-    pub(crate) issued: UnixTime,
-    pub(crate) not_after: UnixTime,
+pub struct Front {
+    /// The enclave's root.
+    pub root: VerifyingKey,
+    /// Who may sign for the enclave, by the root.
+    pub authority: Unverified<Authority>,
+    /// The member's name.
+    pub name: Name,
+    /// Rises with each bundle of the member.
+    pub serial: Serial,
+    /// When it was issued.
+    pub issued: UnixTime,
+    /// When the lease ends.
+    pub not_after: UnixTime,
 }
 
 /// The rest. Signed objects are bytes here: they are parsed and verified by who opens the bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Content {
-    pub(crate) member: MemberId,
-    pub(crate) static_key: PublicKey,
-    pub(crate) freshness: Freshness,
-    pub(crate) port: u16,
-    pub(crate) mtu: Option<u16>,
-    pub(crate) gateways: Vec<SocketAddr>,
-    pub(crate) pools: Vec<Prefix>,
-    pub(crate) template: TemplateSettings,
-    pub(crate) root_certificate: Vec<u8>,
-    pub(crate) bundle_certificate: Vec<u8>,
-    pub(crate) identity_certificate: Vec<u8>,
-    pub(crate) statements: Vec<Vec<u8>>,
-    pub(crate) manifests: Vec<Vec<u8>>,
-    pub(crate) revocations: Option<Vec<u8>>,
-    pub(crate) head: Option<Vec<u8>>,
-    pub(crate) views: Vec<SealedView>,
+pub struct Content {
+    /// The member: this enrolment.
+    pub member: MemberId,
+    /// The machine's static key.
+    pub static_key: PublicKey,
+    /// What tells that membership goes on.
+    pub freshness: Freshness,
+    /// UDP port of the outside socket.
+    pub port: u16,
+    /// Largest inside packet in bytes; `None` is written as 0.
+    pub mtu: Option<u16>,
+    /// Gateways, best first, at most 16.
+    pub gateways: Vec<SocketAddr>,
+    /// Networks that inside addresses come from, at most 16.
+    pub pools: Vec<Prefix>,
+    /// How the member behaves.
+    pub template: TemplateSettings,
+    /// The root's certificate (DER).
+    pub root_certificate: Vec<u8>,
+    /// The certificate with the wrapped keys (DER).
+    pub bundle_certificate: Vec<u8>,
+    /// The certificate for mutual TLS (DER).
+    pub identity_certificate: Vec<u8>,
+    /// The member's statements, at most 64.
+    pub statements: Vec<Vec<u8>>,
+    /// Manifests of its communities, at most 256.
+    pub manifests: Vec<Vec<u8>>,
+    /// Who is refused; `None` is written as no bytes.
+    pub revocations: Option<Vec<u8>>,
+    /// The newest head; `None` is written as no bytes.
+    pub head: Option<Vec<u8>>,
+    /// One sealed view for each community, at most 64.
+    pub views: Vec<SealedView>,
 }
 
 /// The whole bundle, signed.
 pub(crate) fn encode(front: &Front, content: &Content, statement_key: &SigningKey) -> Vec<u8> {
+    let mut bytes = encode_body(front, content);
+    bytes.extend_from_slice(&statement_key.sign(SIGNATURE_LABEL, &bytes));
+    bytes
+}
+
+/// What is signed: all but the signature.
+///
+/// # Panics
+/// When a list or a byte string is longer than its length field can say: a caller's error.
+#[must_use]
+pub fn encode_body(front: &Front, content: &Content) -> Vec<u8> {
     let mut w = Writer::new();
     w.bytes(&front.root.0)
         .counted(front.authority.bytes())
@@ -103,9 +136,7 @@ pub(crate) fn encode(front: &Front, content: &Content, statement_key: &SigningKe
     let mut w = Writer::new();
     let length = u32::try_from(1 + 4 + rest.len() + SIGNATURE_LEN).expect("a bundle is bounded where it is made");
     w.u8(VERSION).u32(length).bytes(&rest);
-    let mut bytes = w.into_bytes();
-    bytes.extend_from_slice(&statement_key.sign(SIGNATURE_LABEL, &bytes));
-    bytes
+    w.into_bytes()
 }
 
 fn encode_content(c: &Content, w: &mut Writer) {
@@ -231,6 +262,16 @@ pub(crate) struct Offsets {
     pub(crate) root_certificate: usize,
     pub(crate) bundle_certificate: usize,
     pub(crate) identity_certificate: usize,
+}
+
+/// Reads a whole bundle of whose signature nothing is known.
+///
+/// # Errors
+/// [`BundleError`] when it has another version or length, or is malformed.
+pub fn decode_whole(bytes: &[u8]) -> Result<(Front, Content), BundleError> {
+    let front = decode_front(bytes)?;
+    let (content, _) = decode_content(bytes)?;
+    Ok((front, content))
 }
 
 /// Reads the content, behind the front.

@@ -31,6 +31,21 @@ pub(crate) use open::headers;
 
 use coterie_crypto::{hash, sign::VerifyingKey};
 
+/// The parts of a bundle, each with its decoder: form alone, nothing here checks a signature or opens a seal unless it says
+/// so. [`Bundle`] is how a bundle is read; these are for who examines the parts one by one.
+pub mod parts {
+    pub use super::{
+        certificate::{Certificate, check as check_certificate},
+        delivery::{
+            Delivery, Fault as DeliveryFault, Label, Labels, WrappedKey, decode as decode_delivery,
+            decode_text as decode_key_encryption_key, encode as encode_delivery,
+            encode_text as encode_key_encryption_key,
+        },
+        format::{Content, Front, decode_whole as decode_bundle, encode_body},
+        view::{SealedView, decode as decode_view},
+    };
+}
+
 /// The label in first and last line of a bundle file.
 pub(crate) const LABEL: &str = "COTERIE BUNDLE";
 
