@@ -7,6 +7,7 @@
 //! Start reading at [`node`], whose head has a packet's way in five steps; the bytes are in `docs/WIRE.md`, whose
 //! sections the comments here cite.
 
+pub mod bootstrap;
 pub mod drop;
 pub mod handshake;
 pub mod limit;

@@ -75,6 +75,8 @@ impl Node {
                 bytes,
             } => self.take_difference(id, (transfer, offset, total), bytes, now),
             Control::Statement(bytes) => self.take_statement(id, bytes, now),
+            // Members carry nothing for each other: this is a visitor's, at a door.
+            Control::Carry { .. } | Control::Carried(_) => Err(DropReason::Unexpected),
         };
         match taken {
             Ok(()) => {

@@ -134,7 +134,7 @@ impl Node {
         let text = match session.open(header, bytes) {
             Ok(text) => text,
             Err(NotOpened::Twin) => return self.drop_twin(id),
-            Err(other) => return self.dropped(reason_of(other)),
+            Err(other) => return self.dropped(other.into()),
         };
         match slot {
             Slot::Outgoing => self.promote_outgoing(id, now, ports),
@@ -223,14 +223,5 @@ impl Node {
         self.end_peer(id, false);
         self.events.push_back(Event::Alarm(Alarm::Twin(name)));
         self.dropped(DropReason::Replayed)
-    }
-}
-
-fn reason_of(not_opened: NotOpened) -> DropReason {
-    match not_opened {
-        NotOpened::UnknownLane => DropReason::UnknownLane,
-        NotOpened::CounterLimit => DropReason::CounterLimit,
-        NotOpened::Replayed | NotOpened::Twin => DropReason::Replayed,
-        NotOpened::Forged => DropReason::Forged,
     }
 }

@@ -11,7 +11,10 @@ use coterie_crypto::{
 };
 use coterie_model::{CommunityTag, Epoch, Instant};
 
-use crate::wire::datagram::{SEALED_HEADER, SEALED_OVERHEAD, SealedHeader};
+use crate::{
+    DropReason,
+    wire::datagram::{SEALED_HEADER, SEALED_OVERHEAD, SealedHeader},
+};
 use replay::{Place, Window};
 
 /// Packets in a lane after which a session asks to be replaced: keys are used for less than AES-GCM allows (RFC 9001 B.1).
@@ -110,6 +113,17 @@ pub enum NotOpened {
     Forged,
     /// The sender runs twice: an authentic packet has a counter that another authentic packet had (WIRE section 5.4).
     Twin,
+}
+
+impl From<NotOpened> for DropReason {
+    fn from(not_opened: NotOpened) -> Self {
+        match not_opened {
+            NotOpened::UnknownLane => Self::UnknownLane,
+            NotOpened::CounterLimit => Self::CounterLimit,
+            NotOpened::Replayed | NotOpened::Twin => Self::Replayed,
+            NotOpened::Forged => Self::Forged,
+        }
+    }
 }
 
 /// No counter is left in the lane.

@@ -8,6 +8,8 @@ use coterie_model::{Era, Malformed, Reader, Revision, Writer};
 
 /// Most bytes of a difference in one frame.
 pub const DIFFERENCE_CHUNK: usize = 1024;
+/// Most bytes of a visitor's request or answer in one frame.
+pub const CARRY_CHUNK: usize = 1024;
 
 /// A control frame, borrowed from the opened text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,17 @@ pub enum Control<'a> {
     },
     /// A newer statement of the sender.
     Statement(&'a [u8]),
+    /// A piece of a visitor's request, or of the answer to it.
+    Carry {
+        /// Where the piece starts.
+        offset: u32,
+        /// Bytes of the whole.
+        total: u32,
+        /// The piece.
+        bytes: &'a [u8],
+    },
+    /// All bytes before this one have come.
+    Carried(u32),
 }
 
 impl<'a> Control<'a> {
@@ -80,6 +93,15 @@ impl<'a> Control<'a> {
                 }
             }
             12 => Self::Statement(rest(&mut r)?),
+            13 => {
+                let (offset, total) = (r.u32("offset")?, r.u32("total")?);
+                let bytes = rest(&mut r)?;
+                if bytes.is_empty() || bytes.len() > CARRY_CHUNK {
+                    return Err(unknown);
+                }
+                Self::Carry { offset, total, bytes }
+            }
+            14 => Self::Carried(r.u32("offset")?),
             _ => return Err(unknown),
         };
         r.finish()?;
@@ -108,6 +130,8 @@ impl<'a> Control<'a> {
                 bytes,
             } => w.u8(11).u32(transfer).u32(offset).u32(total).bytes(bytes),
             Self::Statement(s) => w.u8(12).bytes(s),
+            Self::Carry { offset, total, bytes } => w.u8(13).u32(offset).u32(total).bytes(bytes),
+            Self::Carried(offset) => w.u8(14).u32(offset),
         };
         w.into_bytes()
     }
@@ -147,6 +171,12 @@ mod tests {
                 bytes: &[7; 1024],
             },
             Control::Statement(&[6; 200]),
+            Control::Carry {
+                offset: 1,
+                total: 2,
+                bytes: &[5; 1024],
+            },
+            Control::Carried(9),
         ];
         for frame in frames {
             let bytes = frame.to_bytes();
@@ -155,7 +185,8 @@ mod tests {
         }
         assert!(Control::parse(&[]).is_err());
         assert!(Control::parse(&[0]).is_err());
-        assert!(Control::parse(&[13]).is_err());
+        assert!(Control::parse(&[13, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
+        assert!(Control::parse(&[15]).is_err());
         assert!(Control::parse(&[1, 0]).is_err());
         assert!(Control::parse(&[11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
     }

@@ -1,0 +1,287 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use coterie_crypto::{Secret, SeededEntropy, aead::Suite, dh::KeyPair};
+use coterie_model::{CommunityTag, EpochKey, Instant, UnixTime};
+
+use super::*;
+use crate::{DropReason, Outcome, handshake::payload::Suites, node::Persist};
+
+const VISITOR: &str = "192.0.2.9:5000";
+const TOKEN: u8 = 0x70;
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn keys(n: u8) -> KeyPair {
+    KeyPair::from_private(Secret::new([n; 32]))
+}
+
+fn suites() -> (Suites, Suite) {
+    (Suites::new(&Suite::ALL).unwrap(), Suite::Aes256Gcm)
+}
+
+fn knock(token: u8, door: u8) -> EpochKey {
+    EpochKey {
+        tag: CommunityTag([token; 16]),
+        epoch: 1,
+        key: Secret::new([token ^ door; 32]),
+    }
+}
+
+fn entropy(n: u64) -> Box<SeededEntropy> {
+    Box::new(SeededEntropy::from_number(n))
+}
+
+fn door(n: u8) -> Door {
+    let mut door = Door::new(keys(n), suites(), vec![], entropy(u64::from(n)));
+    door.handle_knocks(vec![Knock {
+        key: knock(TOKEN, n),
+        not_after: UnixTime(1000),
+    }]);
+    door
+}
+
+fn visitor(token: u8, doors: &[u8], request: Vec<u8>) -> Visitor {
+    let visit = Visit {
+        keys: keys(0x55),
+        rendezvous: doors
+            .iter()
+            .map(|n| Rendezvous {
+                endpoint: SocketAddr::from(([192, 0, 2, *n], 4747)),
+                static_key: *keys(*n).public(),
+                knock: knock(token, *n),
+            })
+            .collect(),
+        suites: suites(),
+        request,
+        counter: 1,
+    };
+    Visitor::new(visit, entropy(99), Instant::ZERO)
+}
+
+/// One visitor, one door, and a wire between them that loses what `lost` says of the datagram with that number.
+struct Play<'a> {
+    now: Instant,
+    visitor: Visitor,
+    doors: Vec<(SocketAddr, Door)>,
+    lost: Box<dyn FnMut(usize) -> bool + 'a>,
+    sent: Vec<Vec<u8>>,
+    served: Vec<Request>,
+    answer: Vec<u8>,
+    got: Option<Vec<u8>>,
+}
+
+impl<'a> Play<'a> {
+    fn new(visitor: Visitor, doors: &[u8], answer: Vec<u8>) -> Self {
+        Self {
+            now: Instant::ZERO,
+            visitor,
+            doors: doors
+                .iter()
+                .map(|n| (SocketAddr::from(([192, 0, 2, *n], 4747)), door(*n)))
+                .collect(),
+            lost: Box::new(|_| false),
+            sent: vec![],
+            served: vec![],
+            answer,
+            got: None,
+        }
+    }
+
+    fn loses(&mut self) -> bool {
+        (self.lost)(self.sent.len())
+    }
+
+    /// Everything that follows at once.
+    fn settle(&mut self) {
+        loop {
+            let mut quiet = true;
+            while let Some(out) = self.visitor.poll_transmit() {
+                quiet = false;
+                let lost = self.loses();
+                self.sent.push(out.bytes.clone());
+                if let Some((_, door)) = self.doors.iter_mut().find(|(a, _)| *a == out.to)
+                    && !lost
+                {
+                    let mut bytes = out.bytes;
+                    door.handle_outside(&mut bytes, at(VISITOR), UnixTime(1), self.now);
+                }
+            }
+            for n in 0..self.doors.len() {
+                while let Some(request) = self.doors[n].1.poll_request() {
+                    self.doors[n].1.answer(request.visit, self.answer.clone(), self.now);
+                    self.served.push(request);
+                }
+                while let Some(out) = self.doors[n].1.poll_transmit() {
+                    quiet = false;
+                    assert_eq!(out.to, at(VISITOR));
+                    assert!(out.bytes.len() <= crate::wire::MAX_CONTROL_DATAGRAM);
+                    let lost = self.loses();
+                    self.sent.push(out.bytes.clone());
+                    if lost {
+                        continue;
+                    }
+                    let mut bytes = out.bytes;
+                    let (_, answer) = self.visitor.handle_outside(&mut bytes, self.now);
+                    if answer.is_some() {
+                        self.got = answer;
+                    }
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    /// Lives until the answer is there; how long that took.
+    fn run(&mut self, longest: Duration) -> Option<Duration> {
+        self.visitor.handle_timeout(self.now);
+        self.settle();
+        while self.got.is_none() {
+            let doors = self.doors.iter().filter_map(|(_, d)| d.poll_timeout());
+            let next = doors.chain(self.visitor.poll_timeout()).min()?;
+            self.now = next.max(self.now + Duration::from_millis(1));
+            if self.now.since_boot() > longest {
+                return None;
+            }
+            self.visitor.handle_timeout(self.now);
+            for (_, door) in &mut self.doors {
+                door.handle_timeout(self.now);
+            }
+            self.settle();
+        }
+        Some(self.now.since_boot())
+    }
+}
+
+fn bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| u8::try_from(i % 251).unwrap()).collect()
+}
+
+#[test]
+fn a_visit_carries_a_request_in_and_an_answer_out_without_a_wait() {
+    let mut play = Play::new(visitor(TOKEN, &[1], bytes(3000)), &[1], bytes(150_000));
+    assert_eq!(play.run(Duration::from_secs(1)), Some(Duration::ZERO));
+    assert_eq!(play.got, Some(bytes(150_000)));
+    assert_eq!(play.served.len(), 1);
+    let request = &play.served[0];
+    assert_eq!((&request.bytes, request.token.0), (&bytes(3000), [TOKEN; 16]));
+    assert_eq!(request.static_key, *keys(0x55).public());
+    assert_eq!(play.doors[0].1.visits(), 0, "the visit is over");
+    assert_eq!(play.visitor.poll_timeout(), None);
+    assert_eq!(
+        play.doors[0].1.poll_persist(),
+        Some(Persist::Accepted(*keys(0x55).public(), 1))
+    );
+}
+
+#[test]
+fn loss_only_delays_a_visit() {
+    for seed in 0..200 {
+        let mut e = SeededEntropy::from_number(seed);
+        let mut play = Play::new(visitor(TOKEN, &[1], bytes(5000)), &[1], bytes(60_000));
+        play.lost = Box::new(move |_| {
+            let mut r = [0];
+            coterie_crypto::Entropy::fill(&mut e, &mut r);
+            r[0] < 77
+        });
+        let took = play.run(Duration::from_secs(60));
+        assert!(took.is_some(), "seed {seed}: {} datagrams", play.sent.len());
+        assert_eq!(play.got, Some(bytes(60_000)));
+    }
+}
+
+#[test]
+fn whoever_is_not_there_is_passed_over() {
+    let mut play = Play::new(visitor(TOKEN, &[1, 2], bytes(3000)), &[2], bytes(3000));
+    let took = play.run(Duration::from_secs(10)).unwrap();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(play.visitor.at().endpoint, at("192.0.2.2:4747"));
+}
+
+#[test]
+fn without_the_token_the_door_is_a_wall() {
+    let mut play = Play::new(visitor(TOKEN + 1, &[1], bytes(3000)), &[1], vec![1]);
+    assert_eq!(play.run(Duration::from_secs(30)), None);
+    assert!(play.sent.iter().all(|d| d[0] == 1), "nothing but its own calls");
+    let mut d = door(1);
+    for n in 0..1000u16 {
+        let mut noise = bytes(usize::from(n) + 168);
+        noise[..4].copy_from_slice(&[1, 0, 0, 0]);
+        assert_eq!(
+            d.handle_outside(&mut noise, at(VISITOR), UnixTime(1), Instant::ZERO),
+            None
+        );
+    }
+    assert!(d.poll_transmit().is_none());
+}
+
+#[test]
+fn a_call_is_answered_once_also_after_a_restart_and_not_after_the_tokens_end() {
+    let mut v = visitor(TOKEN, &[1], vec![1]);
+    v.handle_timeout(Instant::ZERO);
+    let call = v.poll_transmit().unwrap().bytes;
+    let knocks = |d: &mut Door, bytes: &[u8], time| {
+        d.handle_outside(&mut bytes.to_vec(), at("192.0.2.66:1"), UnixTime(time), Instant::ZERO)
+    };
+    let mut d = door(1);
+    assert_eq!(
+        knocks(&mut d, &call, 1000),
+        Some(Outcome::Dropped(DropReason::EpochClosed))
+    );
+    assert!(d.poll_transmit().is_none());
+    let mut d = door(1);
+    assert_eq!(knocks(&mut d, &call, 1), Some(Outcome::Handled));
+    assert!(d.poll_transmit().is_some());
+    assert_eq!(knocks(&mut d, &call, 1), Some(Outcome::Dropped(DropReason::Replayed)));
+    let Some(Persist::Accepted(key, counter)) = d.poll_persist() else {
+        panic!("it is recorded")
+    };
+    let mut restarted = Door::new(keys(1), suites(), vec![(key, counter)], entropy(7));
+    restarted.handle_knocks(vec![Knock {
+        key: knock(TOKEN, 1),
+        not_after: UnixTime(1000),
+    }]);
+    assert_eq!(
+        knocks(&mut restarted, &call, 1),
+        Some(Outcome::Dropped(DropReason::Replayed))
+    );
+    assert!(restarted.poll_transmit().is_none() && d.poll_transmit().is_none());
+}
+
+#[test]
+fn a_token_that_is_taken_away_ends_its_visits() {
+    let mut play = Play::new(visitor(TOKEN, &[1], bytes(5000)), &[1], bytes(100));
+    play.lost = Box::new(|n| n > 6);
+    play.run(Duration::from_millis(200));
+    assert_eq!(play.doors[0].1.visits(), 1);
+    play.doors[0].1.handle_knocks(vec![]);
+    assert_eq!(play.doors[0].1.visits(), 0);
+}
+
+#[test]
+fn a_request_that_is_too_large_is_not_kept() {
+    let mut inbound = carry::Inbound::default();
+    let too_large = u32::try_from(MAX_REQUEST + 1).unwrap();
+    assert_eq!(
+        inbound.take(MAX_REQUEST, 0, too_large, &[1]),
+        Err(DropReason::BadControl)
+    );
+    assert_eq!(inbound.take(MAX_REQUEST, 0, 3, &[1, 2]), Ok(2));
+    assert_eq!(inbound.take(MAX_REQUEST, 0, 3, &[1, 2]), Ok(2), "a copy");
+    assert_eq!(inbound.take(MAX_REQUEST, 1, 3, &[2, 3]), Ok(2), "out of step");
+    assert_eq!(
+        inbound.take(MAX_REQUEST, 2, 4, &[3]),
+        Err(DropReason::BadControl),
+        "another length"
+    );
+    assert_eq!(inbound.take(MAX_REQUEST, 2, 3, &[3, 4]), Err(DropReason::BadControl));
+    assert_eq!(inbound.take(MAX_REQUEST, 2, 3, &[3]), Ok(3));
+    assert!(inbound.is_whole());
+    assert_eq!(inbound.take_whole(), [1, 2, 3]);
+    assert_eq!(inbound.take(MAX_REQUEST, 2, 3, &[3]), Ok(3), "acknowledged again");
+    assert!(inbound.is_whole());
+}
