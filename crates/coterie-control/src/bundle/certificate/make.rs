@@ -1,0 +1,153 @@
+//! Writing certificates.
+
+use core::net::IpAddr;
+
+use coterie_crypto::sign::{SigningKey, VerifyingKey};
+use coterie_model::{EnclaveId, Name, UnixTime};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+};
+use x509_parser::asn1_rs::{OctetString, ToDer as _};
+use zeroize::Zeroizing;
+
+use super::{ARC, CertificateError, WRAPPED_KEYS, member_uri};
+use crate::bundle::date;
+
+/// The one purpose of a bundle certificate, so that no TLS library takes it for an identity.
+const BUNDLE_PURPOSE: [u64; 4] = [ARC[0], ARC[1], ARC[2], 2];
+/// How far a certificate begins before it was issued, for readers whose clock is slow.
+const BACKDATED: u64 = 300;
+
+/// What the two certificates of a member say.
+pub(crate) struct Subject<'a> {
+    pub(crate) enclave: &'a Name,
+    pub(crate) member: &'a Name,
+    pub(crate) addresses: &'a [IpAddr],
+    pub(crate) key: &'a VerifyingKey,
+    pub(crate) issued: UnixTime,
+    pub(crate) not_after: UnixTime,
+}
+
+/// The root's self-signed certificate (DER).
+pub(crate) fn root(
+    root: &SigningKey,
+    enclave: &Name,
+    id: EnclaveId,
+    issued: UnixTime,
+    not_after: UnixTime,
+    serial: [u8; 16],
+) -> Result<Vec<u8>, CertificateError> {
+    let mut params = params(issued, not_after, serial);
+    params.distinguished_name.push(DnType::OrganizationName, "Coterie");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("{enclave} root {id}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params.self_signed(&key_pair(root)?)?.der().to_vec())
+}
+
+/// The identity certificate (DER): for the member's own mutual TLS, shown to anybody.
+pub(crate) fn identity(
+    root: &SigningKey,
+    root_certificate: &[u8],
+    subject: &Subject<'_>,
+    serial: [u8; 16],
+) -> Result<Vec<u8>, CertificateError> {
+    let mut params = leaf(subject, serial)?;
+    let name = subject.member.as_str().try_into()?;
+    params.subject_alt_names.push(SanType::DnsName(name));
+    params
+        .subject_alt_names
+        .extend(subject.addresses.iter().copied().map(SanType::IpAddress));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    issue(&params, root, root_certificate, subject.key)
+}
+
+/// The bundle certificate (DER): the same key, with the wrapped keys in it; delivered once and shown to nobody.
+pub(crate) fn bundle(
+    root: &SigningKey,
+    root_certificate: &[u8],
+    subject: &Subject<'_>,
+    wrapped_keys: &[u8],
+    serial: [u8; 16],
+) -> Result<Vec<u8>, CertificateError> {
+    let mut params = leaf(subject, serial)?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(BUNDLE_PURPOSE.to_vec())];
+    let content = OctetString::new(wrapped_keys)
+        .to_der_vec()
+        .map_err(|_encoding| CertificateError::Extension)?;
+    params
+        .custom_extensions
+        .push(CustomExtension::from_oid_content(&WRAPPED_KEYS, content));
+    issue(&params, root, root_certificate, subject.key)
+}
+
+/// The certificate signing request (DER) of a machine.
+pub(crate) fn signing_request(name: &Name, identity: &SigningKey) -> Result<Vec<u8>, CertificateError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name.as_str());
+    Ok(params.serialize_request(&key_pair(identity)?)?.der().to_vec())
+}
+
+fn params(issued: UnixTime, not_after: UnixTime, serial: [u8; 16]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.not_before = date::date_time(UnixTime(issued.0.saturating_sub(BACKDATED)));
+    params.not_after = date::date_time(not_after);
+    params.distinguished_name = DistinguishedName::new();
+    // A serial number is positive and at most 20 octets (RFC 5280 section 4.1.2.2).
+    let mut serial = serial;
+    serial[0] = serial[0] & 0x7f | 0x40;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params
+}
+
+fn leaf(subject: &Subject<'_>, serial: [u8; 16]) -> Result<CertificateParams, CertificateError> {
+    let mut params = params(subject.issued, subject.not_after, serial);
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, subject.enclave.as_str());
+    params
+        .distinguished_name
+        .push(DnType::CommonName, subject.member.as_str());
+    let uri = member_uri(subject.enclave, subject.member).try_into()?;
+    params.subject_alt_names.push(SanType::URI(uri));
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn issue(
+    params: &CertificateParams,
+    root: &SigningKey,
+    root_certificate: &[u8],
+    key: &VerifyingKey,
+) -> Result<Vec<u8>, CertificateError> {
+    let issuer = Issuer::from_ca_cert_der(&root_certificate.into(), key_pair(root)?)?;
+    Ok(params.signed_by(&PublicKey(key), &issuer)?.der().to_vec())
+}
+
+/// A signing key in the shape that the X.509 library asks for.
+fn key_pair(key: &SigningKey) -> Result<KeyPair, CertificateError> {
+    let pkcs8 = Zeroizing::new(
+        key.to_pkcs8()
+            .map_err(|refused| CertificateError::Library(refused.to_string()))?,
+    );
+    Ok(KeyPair::try_from(&pkcs8[..])?)
+}
+
+/// A verifying key in the shape that the X.509 library asks for.
+struct PublicKey<'a>(&'a VerifyingKey);
+
+impl PublicKeyData for PublicKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ED25519
+    }
+}
