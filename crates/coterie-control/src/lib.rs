@@ -7,8 +7,10 @@
 //! * [`mod@file`]: the *enclave file*, one TOML file that describes an enclave: parser, validation with positions, policy
 //!   tests, JSON Schema;
 //! * [`bundle`]: what a machine is given to become a member, and its request for it;
+//! * [`enrol`]: what a machine with a join token and the server say to each other;
 //! * [`issue`]: the issuer of an enclave without a server.
 
 pub mod bundle;
+pub mod enrol;
 pub mod file;
 pub mod issue;
