@@ -254,6 +254,12 @@ fn controls() -> Vec<Vec<u8>> {
         Control::DifferenceRequest(4, 5),
         difference,
         Control::Statement(&[6; 20]),
+        Control::Carry {
+            offset: 0,
+            total: 5,
+            bytes: &[1; 5],
+        },
+        Control::Carried(5),
     ]
     .iter()
     .map(Control::to_bytes)

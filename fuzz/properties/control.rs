@@ -27,8 +27,15 @@ pub(crate) const TARGETS: &[(&str, Property)] = &[
     ("keys", keys),
 ];
 
-/// A file is accepted whole, or every complaint points into it, in order, in words that can be shown.
+/// A file is accepted whole, or every complaint points into it, in order, in words that can be shown. The empty input stands
+/// for a file that is too long to be read.
 pub(crate) fn enclave_file(data: &[u8]) {
+    if data.is_empty() {
+        let long = " ".repeat(file::MAX_BYTES + 1);
+        let refused = [file::parse(&long), file::parse_bytes(long.as_bytes())];
+        let one = |read: &Result<_, file::Diagnostics>| read.as_ref().is_err_and(|found| found.iter().len() == 1);
+        assert!(refused.iter().all(one));
+    }
     let read = file::parse_bytes(data);
     let diagnostics = match &read {
         Ok(accepted) => {

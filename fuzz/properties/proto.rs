@@ -108,7 +108,7 @@ pub(crate) fn frame(data: &[u8]) {
 pub(crate) fn control(data: &[u8]) {
     if let Ok(frame) = Control::parse(data) {
         assert_eq!(frame.to_bytes(), data);
-        if let Control::Difference { bytes, .. } = frame {
+        if let Control::Difference { bytes, .. } | Control::Carry { bytes, .. } = frame {
             assert!((1..=1024).contains(&bytes.len()));
         }
     }
