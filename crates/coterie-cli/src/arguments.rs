@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Down(node::down::DownArguments),
     /// Take the lockdown away: clear text can leave this machine again; sessions go on
     Unlock(node::NodeArguments),
+    /// Have coteried read its bundle again; sessions go on
+    Reload(node::NodeArguments),
     /// Show this machine's state: communities, peers, sessions, drops
     Status(node::ReadArguments),
     /// Measure sealed round trips to a member, making a session if there is none

@@ -41,6 +41,7 @@ fn run(command: Command) -> Outcome {
         Command::Up(up) => node::up::run(&up),
         Command::Down(down) => node::down::run(&down),
         Command::Unlock(unlock) => node::unlock::run(&unlock),
+        Command::Reload(reload) => node::reload(&reload),
         Command::Status(status) => node::status::run(&status),
         Command::Ping(ping) => node::ping::run(&ping),
         Command::Wait(wait) => node::wait::run(&wait),

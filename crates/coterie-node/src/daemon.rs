@@ -4,6 +4,7 @@
 use std::os::unix::fs::DirBuilderExt;
 
 use anyhow::Context;
+use coterie_api::{Answer, Failure, Reply};
 use coterie_io::{
     clock,
     lockdown::Lockdown,
@@ -21,6 +22,7 @@ use crate::{
     metrics, network,
     options::{LogFormat, Options},
     requests::{Requests, serve, watch_signals},
+    service::notify,
 };
 
 /// Runs the daemon until it is told to stop.
@@ -115,16 +117,30 @@ type Before = (Option<Sealed>, Fixed);
 fn attend(options: &Options, driver: &mut Driver, mut before: Before) -> anyhow::Result<()> {
     loop {
         match driver.run()? {
-            Left::Reload => {
+            Left::Reload(asker) => {
                 notify(&[
                     NotifyState::Reloading,
                     NotifyState::monotonic_usec_now().context("cannot read the clock")?,
                 ]);
-                match reload(options, driver, &mut before) {
-                    Ok(()) => tracing::info!("bundle taken over"),
-                    Err(error) => tracing::error!("bundle not taken over, going on as before: {error:#}"),
-                }
+                let reply = match reload(options, driver, &mut before) {
+                    Ok(()) => {
+                        tracing::info!("bundle taken over");
+                        Reply::Ok(Answer::Done)
+                    }
+                    Err(error) => {
+                        tracing::error!("bundle not taken over, going on as before: {error:#}");
+                        Reply::Error(Failure {
+                            code: "bad-bundle".into(),
+                            message: format!("the bundle is not taken over: {error:#}"),
+                            remedy: "coteried goes on as before".into(),
+                        })
+                    }
+                };
                 notify(&[NotifyState::Ready]);
+                if let Some(asker) = asker {
+                    // Who asked may have gone.
+                    let _gone = asker.try_send(reply);
+                }
             }
             Left::Stop => {
                 notify(&[NotifyState::Stopping]);
@@ -209,11 +225,6 @@ fn start_log(options: &Options) -> anyhow::Result<()> {
             .init(),
     }
     Ok(())
-}
-
-fn notify(states: &[NotifyState<'_>]) {
-    // Without a service manager this does nothing; with one that is gone there is nobody to tell.
-    let _gone = sd_notify::notify(states);
 }
 
 fn wall() -> UnixTime {

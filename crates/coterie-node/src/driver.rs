@@ -20,12 +20,14 @@ use coterie_io::{
 };
 use coterie_model::{Instant, Name};
 use coterie_proto::{Event, Node, Ports};
+use sd_notify::NotifyState;
 
 use crate::{
     answers::{self, Surroundings},
     journal::Journal,
     metrics,
     requests::{Asked, Requests},
+    service::notify,
 };
 
 const TUN_KEY: u64 = 1;
@@ -68,6 +70,8 @@ pub struct Driver {
     pings: BTreeMap<[u8; 8], Waiting>,
     lockdown_state: String,
     lockdown_checked: Option<Instant>,
+    /// When the service manager was last told that this loop turns.
+    watched: Option<Instant>,
 }
 
 /// What a driver is made from.
@@ -102,10 +106,10 @@ struct Waiting {
 }
 
 /// Why the loop ended a turn with something to do outside of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Left {
-    /// The bundle is to be read again.
-    Reload,
+    /// The bundle is to be read again; who asked, unless it was a signal, waits to hear what came of it.
+    Reload(Option<SyncSender<Reply>>),
     /// Stop.
     Stop,
 }
@@ -190,6 +194,7 @@ impl Driver {
             pings: BTreeMap::new(),
             lockdown_state: "off".into(),
             lockdown_checked: None,
+            watched: None,
         })
     }
 
@@ -210,6 +215,10 @@ impl Driver {
             self.watch_generation(now)?;
             if self.lockdown_checked.is_none_or(|at| now.since(at) >= IDLE_TICK) {
                 self.check_lockdown(now);
+            }
+            if self.watched.is_none_or(|at| now.since(at) >= IDLE_TICK / 2) {
+                self.watched = Some(now);
+                notify(&[NotifyState::Watchdog]);
             }
             self.node.begin_batch();
             if ready.0 {
@@ -238,7 +247,7 @@ impl Driver {
                             return Ok(left);
                         }
                     }
-                    Asked::Reload => return Ok(Left::Reload),
+                    Asked::Reload => return Ok(Left::Reload(None)),
                     Asked::Stop => return Ok(Left::Stop),
                 }
             }
@@ -421,10 +430,7 @@ impl Driver {
                     return None;
                 }
             }
-            Request::Reload => {
-                let _gone = reply.try_send(Reply::Ok(Answer::Done));
-                return Some(Left::Reload);
-            }
+            Request::Reload => return Some(Left::Reload(Some(reply))),
             Request::Unlock => match self.unlock() {
                 Ok(()) => Reply::Ok(Answer::Done),
                 Err(error) => Reply::Error(Failure {

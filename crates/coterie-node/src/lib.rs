@@ -13,6 +13,7 @@
 //! | [`network`] | TUN device, addresses, routes, lockdown |
 //! | [`driver`] | the loop |
 //! | [`requests`] | control socket and signals |
+//! | [`service`] | what the service manager is told |
 //! | [`answers`] | the core's values in the contract's words |
 //! | [`metrics`] | the same for Prometheus |
 
@@ -27,3 +28,4 @@ pub mod metrics;
 pub mod network;
 pub mod options;
 pub mod requests;
+pub mod service;

@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
 /// Stops coteried, by systemd where it was started so, and waits until its process has ended: not before is its port free.
 pub(super) fn stop(socket: &Socket) -> anyhow::Result<()> {
     if socket.is_default() && systemd::is_active() {
-        return systemd::act("stop");
+        return systemd::act(&["disable", "--quiet", "--now"]);
     }
     let mut client = Client::connect(&socket.path)?;
     let process = Process::at_other_end(&client)

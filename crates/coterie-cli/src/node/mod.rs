@@ -79,6 +79,15 @@ pub(crate) fn unexpected(answer: &Answer) -> anyhow::Error {
     Stop::because(Exit::Failed, message)
 }
 
+/// Has the bundle read again, and waits until it is taken over.
+pub(crate) fn reload(arguments: &NodeArguments) -> anyhow::Result<()> {
+    let answer = arguments.socket.call(&Request::Reload)?;
+    if answer != Answer::Done {
+        return Err(unexpected(&answer));
+    }
+    output::print("bundle taken over")
+}
+
 /// Prints metrics.
 pub(crate) fn metrics(arguments: &NodeArguments) -> anyhow::Result<()> {
     let answer = arguments.socket.call(&Request::Metrics)?;

@@ -25,11 +25,12 @@ pub(crate) fn is_active() -> bool {
 }
 
 /// Does something with the unit.
-pub(crate) fn act(verb: &str) -> anyhow::Result<()> {
-    let output = systemctl(&[verb, UNIT]).context("cannot run systemctl")?;
+pub(crate) fn act(what: &[&str]) -> anyhow::Result<()> {
+    let output = systemctl(&[what, &[UNIT]].concat()).context("cannot run systemctl")?;
     if !output.status.success() {
         bail!(
-            "`systemctl {verb} {UNIT}` failed: {}; see `journalctl -u {UNIT}`",
+            "`systemctl {} {UNIT}` failed: {}; see `journalctl -u {UNIT}`",
+            what.join(" "),
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }

@@ -268,7 +268,7 @@ fn install(arguments: &UpArguments) -> anyhow::Result<()> {
 
 fn start_unit(arguments: &UpArguments) -> anyhow::Result<Status> {
     install(arguments)?;
-    systemd::act("start")?;
+    systemd::act(&["enable", "--quiet", "--now"])?;
     let until = Instant::now() + READY;
     await_ready(&arguments.socket, until, || Ok(()))
 }

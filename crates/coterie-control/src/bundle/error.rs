@@ -12,7 +12,7 @@ const COPY: &str = "copy it again from where it was issued, or issue a new one w
 pub enum BundleError {
     /// The file around the bundle: empty, no bundle, truncated, malformed base64, edited header.
     #[error("{0}; {COPY}")]
-    Armour(#[from] ArmourError),
+    Armour(ArmourError),
     /// A version that this program does not know.
     #[error(
         "field version, byte 0: the bundle has version {found}, this program reads version {VERSION}; issue it with the \
@@ -33,7 +33,7 @@ pub enum BundleError {
     },
     /// A field that cannot be read.
     #[error("field {}, byte {}: malformed; {COPY}", .0.what, .0.offset)]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
     /// Another root than the one that this machine trusts.
     #[error(
         "field root key, byte 5: foreign: the bundle is of enclave `{enclave}` with root {}, this machine trusts root {}; \
@@ -114,6 +114,18 @@ pub enum BundleError {
         /// What is wrong.
         reason: &'static str,
     },
+}
+
+impl From<ArmourError> for BundleError {
+    fn from(error: ArmourError) -> Self {
+        Self::Armour(error)
+    }
+}
+
+impl From<Malformed> for BundleError {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
 }
 
 /// The first 8 bytes, for people.

@@ -122,16 +122,28 @@ const REMEDY: &str =
 pub enum KeysError {
     /// The file around the keys.
     #[error("{0}; {REMEDY}")]
-    Armour(#[from] ArmourError),
+    Armour(ArmourError),
     /// A version that this program does not know.
     #[error("the keys file has version {0}, this program reads version {VERSION}; use the program that wrote it")]
     Version(u8),
     /// The bytes inside.
     #[error("{0} of the keys; {REMEDY}")]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
     /// The bytes inside were changed.
     #[error("the checksum of the keys is wrong: the file was damaged; {REMEDY}")]
     Checksum,
+}
+
+impl From<ArmourError> for KeysError {
+    fn from(error: ArmourError) -> Self {
+        Self::Armour(error)
+    }
+}
+
+impl From<Malformed> for KeysError {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
 }
 
 #[cfg(test)]

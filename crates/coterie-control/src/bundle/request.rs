@@ -150,7 +150,7 @@ const REMEDY: &str = "copy it again, or make a new one on the machine with `cote
 pub enum RequestError {
     /// The file around the request.
     #[error("{0}; {REMEDY}")]
-    Armour(#[from] ArmourError),
+    Armour(ArmourError),
     /// A version that this program does not know.
     #[error(
         "the request has version {0}, this program reads version {VERSION}; use programs of one release on both sides"
@@ -158,13 +158,31 @@ pub enum RequestError {
     Version(u8),
     /// The bytes inside.
     #[error("{0} of the request; {REMEDY}")]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
     /// The certificate signing request inside.
     #[error("certificate signing request: {0}; {REMEDY}")]
-    Certificate(#[from] CertificateError),
+    Certificate(CertificateError),
     /// The signature over the request.
     #[error("the request's signature does not check: it was edited; {REMEDY}")]
     Signature,
+}
+
+impl From<ArmourError> for RequestError {
+    fn from(error: ArmourError) -> Self {
+        Self::Armour(error)
+    }
+}
+
+impl From<Malformed> for RequestError {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl From<CertificateError> for RequestError {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificate(error)
+    }
 }
 
 #[cfg(test)]

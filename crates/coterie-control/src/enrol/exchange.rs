@@ -67,7 +67,7 @@ pub struct Opened {
 pub enum NotOpened {
     /// Not the bytes of an application.
     #[error("the application is malformed: {0}")]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
     /// Another version.
     #[error("the application has version {0}, this program reads version {VERSION}")]
     Version(u8),
@@ -80,6 +80,12 @@ pub enum NotOpened {
     /// The request inside.
     #[error("the application's request does not check")]
     Request,
+}
+
+impl From<Malformed> for NotOpened {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
 }
 
 /// The token that an application names, before anything of it is checked.

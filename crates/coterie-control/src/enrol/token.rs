@@ -201,7 +201,13 @@ pub enum TokenError {
     Version(u8),
     /// Made by something that is no server of ours.
     #[error("{0} of the token; have a new one made")]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for TokenError {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
 }
 
 #[cfg(test)]

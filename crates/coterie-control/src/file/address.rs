@@ -364,6 +364,26 @@ impl Free {
     }
 }
 
+/// The addresses of a name that no file gives any: one of each address family that the pools have, where a name's address
+/// stays the same as long as it is free. `is_free` tells what is in use; `None` when a family's pools are used up.
+pub(crate) fn assign_one(pools: &[IpNet], name: &Name, is_free: impl Fn(IpAddr) -> bool) -> Option<Vec<IpAddr>> {
+    let mut assigned = Vec::new();
+    for v4 in [true, false] {
+        let mut pools = pools.iter().filter(|pool| pool.addr().is_ipv4() == v4).peekable();
+        if pools.peek().is_none() {
+            continue;
+        }
+        let free = |pool: &IpNet| {
+            let mut free = Free::new(*pool);
+            // In a pool that is nearly full this walks over what is in use, once around at the most.
+            let tries = usize::try_from(free.last).unwrap_or(usize::MAX);
+            (0..tries).find_map(|_| free.next(name).filter(|address| is_free(*address)))
+        };
+        assigned.push(pools.find_map(free)?);
+    }
+    Some(assigned)
+}
+
 /// Spreads names over a pool: FNV-1a with 64 bits, then the mixer of SplitMix64. Names are no secrets and their author is
 /// the enclave's own: no more is needed, and it has to stay the same for ever.
 fn hash(network: &IpNet, name: &Name) -> u64 {

@@ -36,6 +36,8 @@ pub use pattern::{NamePattern, PatternError};
 pub use schema::{json_schema, json_schema_text};
 pub use value::{Bounds, MacPattern, Protocol, Selector, Target, Uuid};
 
+pub(crate) use address::assign_one;
+
 use diagnostic::{At, Finding, Report};
 
 /// Largest file that is read, in bytes.

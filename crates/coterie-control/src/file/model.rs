@@ -175,6 +175,25 @@ pub struct Member {
     pub exclude: BTreeSet<Name>,
 }
 
+impl Member {
+    /// A member that no file names: what a template gives to a machine of this name.
+    pub(crate) fn of_template(
+        name: &Name,
+        (template, kind): (&Name, &Template),
+        addresses: Vec<IpAddr>,
+        endpoints: Vec<SocketAddr>,
+    ) -> Self {
+        Self {
+            template: template.clone(),
+            description: None,
+            addresses,
+            endpoints,
+            communities: kind.communities.clone(),
+            exclude: kind.exclude.iter().filter(|other| *other != name).cloned().collect(),
+        }
+    }
+}
+
 /// A promise of the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

@@ -75,7 +75,7 @@ impl Enclave {
     fn content(&self, front: &Front, entropy: &mut dyn Entropy) -> Result<Content, IssueError> {
         let (name, now) = (&front.name, front.issued);
         let enrolment = self.enrolment(name)?;
-        let member = self.file_member(name)?;
+        let member = self.member(name)?;
         let keys = self.keys_of(member, now)?;
         let tags: Vec<_> = enrolment.statements.keys().copied().collect();
         let labels = delivery::labels(&tags, entropy);
@@ -156,7 +156,7 @@ impl Enclave {
         if let Some(record) = self.members.get_mut(name) {
             record.serial = serial;
         }
-        let Some(member) = self.file.members.get(name) else {
+        let Some(member) = self.roster.get(name) else {
             return;
         };
         for community in &member.communities {
@@ -207,8 +207,7 @@ impl Enclave {
             return Vec::new();
         };
         let others = || {
-            self.file()
-                .members
+            self.roster
                 .iter()
                 .filter(|(name, m)| **name != front.name && m.communities.contains(community))
         };

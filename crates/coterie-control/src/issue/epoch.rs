@@ -251,12 +251,6 @@ impl Enclave {
             .communities
             .get(community)
             .ok_or_else(|| IssueError::UnknownCommunity(community.clone()))?;
-        let holders = self
-            .file()
-            .members
-            .values()
-            .filter(|m| m.communities.contains(community))
-            .count();
-        Ok((policy.priority, u32::try_from(holders).unwrap_or(u32::MAX)))
+        Ok((policy.priority, self.roster.holders(community)))
     }
 }

@@ -28,6 +28,35 @@ pub enum IssueError {
     /// No such member in the enclave file.
     #[error("the enclave file has no member `{0}`; add it to the file and run `coterie enclave update`")]
     UnknownMember(Name),
+    /// No such template in the enclave file.
+    #[error("the enclave file has no template `{0}`; add it to the file, or make a token for another one")]
+    UnknownTemplate(Name),
+    /// The name is a member's of another template.
+    #[error("`{member}` is a member of template `{template}`; use a token for that one, or another name")]
+    OtherTemplate {
+        /// The member.
+        member: Name,
+        /// Its template.
+        template: Name,
+    },
+    /// The name is another machine's.
+    #[error("another machine is member `{0}`; use another name, or end that one with `coterie vm revoke {0}`")]
+    NameInUse(Name),
+    /// No address is left.
+    #[error("the enclave's pools have no address left; add a pool, or make one larger")]
+    PoolsUsedUp,
+    /// A member of the file has an address that a token gave away.
+    #[error(
+        "`{member}` of the file has address {address}, which is in use by `{other}`; give `{member}` another address"
+    )]
+    AddressInUse {
+        /// The address.
+        address: core::net::IpAddr,
+        /// The file's.
+        member: Name,
+        /// Who has it.
+        other: Name,
+    },
     /// No such community in the enclave file.
     #[error("the enclave file has no community `{0}`")]
     UnknownCommunity(Name),
@@ -94,7 +123,7 @@ pub enum IssueError {
     TooManyRevocations(usize),
     /// A certificate could not be made.
     #[error("certificate: {0}")]
-    Certificate(#[from] CertificateError),
+    Certificate(CertificateError),
     /// A file of the directory is missing.
     #[error(
         "{path} is missing from the enclave directory; restore it, or make a new enclave with `coterie enclave init`"
@@ -134,6 +163,12 @@ pub enum IssueError {
         /// Bytes of the file.
         bytes: usize,
     },
+}
+
+impl From<CertificateError> for IssueError {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificate(error)
+    }
 }
 
 impl From<Refused> for IssueError {

@@ -13,6 +13,7 @@
 //! a run that did not get to its end, was given to nobody and is dropped.
 
 use core::fmt::Display;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -31,6 +32,7 @@ use super::{
     Enclave, IssueError,
     epoch::{CommunityRecord, EpochRecord},
     member::{Enrolment, MemberRecord},
+    roster::{Provisioned, Roster},
 };
 use crate::bundle::{Headers, Request, certificate, decode_armour, encode_armour, to_pem};
 
@@ -71,6 +73,8 @@ struct State {
     members: BTreeMap<Name, MemberState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revocations: Option<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    floor: Serial,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,6 +98,16 @@ struct MemberState {
     statement_serial: Serial,
     #[serde(skip_serializing_if = "Option::is_none")]
     enrolment: Option<EnrolmentState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    provisioned: Option<ProvisionedState>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProvisionedState {
+    template: Name,
+    addresses: Vec<IpAddr>,
+    endpoints: Vec<SocketAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +116,8 @@ struct EnrolmentState {
     member: String,
     request: String,
     statements: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    isolated: bool,
     ends: u64,
 }
 
@@ -173,8 +189,10 @@ impl Enclave {
             .into_iter()
             .map(|(name, member)| Ok((name, read_member(member, &verifying_key)?)))
             .collect::<Result<_, IssueError>>()?;
-        Ok(Self {
+        let mut this = Self {
             file: super::parse(&text)?,
+            roster: Roster::default(),
+            floor: state.floor,
             text,
             root_key,
             root_certificate,
@@ -187,7 +205,9 @@ impl Enclave {
                 .map(|list| signed(&list, &verifying_key))
                 .transpose()?,
             latest: UnixTime(state.latest),
-        })
+        };
+        this.call_roll();
+        Ok(this)
     }
 
     fn state(&self) -> State {
@@ -209,7 +229,13 @@ impl Enclave {
                 member: STANDARD.encode(e.member.0),
                 request: STANDARD.encode(e.request.bytes()),
                 statements: e.statements.values().map(|s| STANDARD.encode(s.bytes())).collect(),
+                isolated: e.isolated,
                 ends: e.ends.0,
+            });
+            let provisioned = record.provisioned.as_ref().map(|p| ProvisionedState {
+                template: p.template.clone(),
+                addresses: p.addresses.clone(),
+                endpoints: p.endpoints.clone(),
             });
             let (serial, statement_serial) = (record.serial, record.statement_serial);
             (
@@ -218,6 +244,7 @@ impl Enclave {
                     serial,
                     statement_serial,
                     enrolment,
+                    provisioned,
                 },
             )
         });
@@ -229,6 +256,7 @@ impl Enclave {
             communities: communities.collect(),
             members: members.collect(),
             revocations: self.revocations.as_ref().map(|list| STANDARD.encode(list.bytes())),
+            floor: self.floor,
         }
     }
 
@@ -302,6 +330,7 @@ fn read_member(state: MemberState, key: &VerifyingKey) -> Result<MemberRecord, I
             member: MemberId(array(&e.member)?),
             request: Request::from_bytes(&bytes(&e.request)?).map_err(|error| damaged(STATE, error))?,
             statements: statements.collect::<Result<_, IssueError>>()?,
+            isolated: e.isolated,
             ends: UnixTime(e.ends),
         })
     });
@@ -309,7 +338,22 @@ fn read_member(state: MemberState, key: &VerifyingKey) -> Result<MemberRecord, I
         serial: state.serial,
         statement_serial: state.statement_serial,
         enrolment: enrolment.transpose()?,
+        provisioned: state.provisioned.map(|p| Provisioned {
+            template: p.template,
+            addresses: p.addresses,
+            endpoints: p.endpoints,
+        }),
     })
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(serial: &Serial) -> bool {
+    *serial == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn read_epoch_keys(text: &[u8], headers: &Headers) -> Result<EpochKeys, IssueError> {

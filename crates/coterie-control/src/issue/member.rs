@@ -8,7 +8,10 @@ use coterie_model::{
     signed::MAX_REVOCATIONS,
 };
 
-use super::{Enclave, IssueError};
+use super::{
+    Enclave, IssueError,
+    roster::{Provisioned, revocation},
+};
 use crate::bundle::Request;
 
 /// A member as its issuer has it; stays when the member goes, so that no serial is used twice.
@@ -19,6 +22,8 @@ pub(super) struct MemberRecord {
     /// Of the newest statement.
     pub(super) statement_serial: Serial,
     pub(super) enrolment: Option<Enrolment>,
+    /// Where a token made it, and no file names it.
+    pub(super) provisioned: Option<Provisioned>,
 }
 
 /// One machine with one set of keys.
@@ -27,6 +32,8 @@ pub(super) struct Enrolment {
     pub(super) member: MemberId,
     pub(super) request: Request,
     pub(super) statements: BTreeMap<CommunityTag, Signed<Statement>>,
+    /// Refused until it is released.
+    pub(super) isolated: bool,
     /// When the last of its statements ends, those included that were replaced.
     pub(super) ends: UnixTime,
 }
@@ -56,9 +63,7 @@ impl Enclave {
     ) -> Result<Admission, IssueError> {
         let now = self.advance(now)?;
         let name = request.name();
-        if !self.file().members.contains_key(name) {
-            return Err(IssueError::UnknownMember(name.clone()));
-        }
+        self.member(name)?;
         self.check_static_key(request, now)?;
         let admission = match self.enrolment(name) {
             Ok(known) if known.request.static_key() == request.static_key() => {
@@ -82,6 +87,7 @@ impl Enclave {
                 member,
                 request: request.clone(),
                 statements: BTreeMap::new(),
+                isolated: false,
                 ends: now,
             };
             self.members.entry(name.clone()).or_default().enrolment = Some(enrolment);
@@ -99,11 +105,7 @@ impl Enclave {
     pub fn revoke(&mut self, name: &Name, now: UnixTime) -> Result<Vec<Name>, IssueError> {
         let now = self.advance(now)?;
         let enrolment = self.enrolment(name)?;
-        let entry = Revocation {
-            member: enrolment.member,
-            static_key: *enrolment.request.static_key(),
-            until: enrolment.ends,
-        };
+        let entry = revocation(enrolment, enrolment.ends);
         let held = self
             .communities
             .iter()
@@ -111,20 +113,14 @@ impl Enclave {
             .map(|(name, _)| name.clone())
             .collect();
         self.add_revocation(entry, now)?;
-        if let Some(record) = self.members.get_mut(name) {
-            record.enrolment = None;
-        }
+        self.forget_enrolment(name)?;
         Ok(held)
     }
 
     /// Makes the member's statements anew where they would end earlier than they can, or say something else than the
     /// enclave file.
     pub(super) fn renew_statements(&mut self, name: &Name, now: UnixTime) -> Result<(), IssueError> {
-        let file = self
-            .file()
-            .members
-            .get(name)
-            .ok_or_else(|| IssueError::UnknownMember(name.clone()))?;
+        let file = self.member(name)?;
         let addresses: Vec<Prefix> = file.addresses.iter().filter_map(|ip| Prefix::host(*ip)).collect();
         let tags: Vec<CommunityTag> = file
             .communities
@@ -181,14 +177,14 @@ impl Enclave {
         record.ok_or_else(|| IssueError::NotEnrolled(name.clone()))
     }
 
-    fn enrolment_mut(&mut self, name: &Name) -> Result<&mut Enrolment, IssueError> {
+    pub(super) fn enrolment_mut(&mut self, name: &Name) -> Result<&mut Enrolment, IssueError> {
         let record = self.members.get_mut(name).and_then(|record| record.enrolment.as_mut());
         record.ok_or_else(|| IssueError::NotEnrolled(name.clone()))
     }
 
     /// A static key belongs to one member and, once revoked, to none: otherwise one member's traffic could be attributed
     /// to another one that filed its public key.
-    fn check_static_key(&self, request: &Request, now: UnixTime) -> Result<(), IssueError> {
+    pub(super) fn check_static_key(&self, request: &Request, now: UnixTime) -> Result<(), IssueError> {
         let key: &PublicKey = request.static_key();
         let owner = self.members.iter().find(|(name, record)| {
             *name != request.name() && record.enrolment.as_ref().is_some_and(|e| e.request.static_key() == key)
@@ -207,12 +203,14 @@ impl Enclave {
         }
     }
 
-    fn add_revocation(&mut self, entry: Revocation, now: UnixTime) -> Result<(), IssueError> {
+    /// Adds an entry, in the place of another one for the same key.
+    pub(super) fn add_revocation(&mut self, entry: Revocation, now: UnixTime) -> Result<(), IssueError> {
         let (revision, entries) = match &self.revocations {
             Some(list) => (list.revision, list.entries.clone()),
             None => (0, Vec::new()),
         };
-        let mut entries: Vec<Revocation> = entries.into_iter().filter(|e| e.until > now).collect();
+        let lasts = |e: &Revocation| e.until > now && e.static_key != entry.static_key;
+        let mut entries: Vec<Revocation> = entries.into_iter().filter(lasts).collect();
         if entry.until > now {
             entries.push(entry);
         }

@@ -13,6 +13,7 @@ mod epoch;
 mod error;
 mod files;
 mod member;
+mod roster;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use crate::{
 };
 use epoch::CommunityRecord;
 use member::MemberRecord;
+use roster::Roster;
 
 /// How long root and authority of a new enclave are valid.
 pub const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -50,6 +52,9 @@ pub struct Enclave {
     authority: Signed<Authority>,
     communities: BTreeMap<Name, CommunityRecord>,
     members: BTreeMap<Name, MemberRecord>,
+    roster: Roster,
+    /// Above the serials of all members that were forgotten.
+    floor: Serial,
     revocations: Option<Signed<Revocations>>,
     latest: UnixTime,
 }
@@ -110,9 +115,12 @@ impl Enclave {
             statement_key,
             communities: BTreeMap::new(),
             members: BTreeMap::new(),
+            roster: Roster::default(),
+            floor: 0,
             revocations: None,
             latest: now,
         };
+        this.call_roll();
         this.begin_communities(now, entropy)?;
         Ok(this)
     }
@@ -130,6 +138,9 @@ impl Enclave {
                 found: file.enclave.name,
             });
         }
+        if let Some(clash) = self.clash(&file) {
+            return Err(clash);
+        }
         let now = self.advance(now)?;
         let (before, after) = (&self.file, &file);
         let mut changes = Changes {
@@ -138,6 +149,7 @@ impl Enclave {
             added_members: added(&before.members, &after.members),
             ..Changes::default()
         };
+        let seats = Roster::of(&file, &self.members);
         let mut losers = BTreeSet::new();
         for name in self
             .members
@@ -145,22 +157,14 @@ impl Enclave {
             .filter(|(_, record)| record.enrolment.is_some())
             .map(|(name, _)| name)
         {
-            let held = before
-                .members
-                .get(name)
-                .map(|m| m.communities.clone())
-                .unwrap_or_default();
-            let holds = after
-                .members
-                .get(name)
-                .map(|m| m.communities.clone())
-                .unwrap_or_default();
+            let of = |roster: &Roster| roster.get(name).map(|m| m.communities.clone()).unwrap_or_default();
+            let (held, holds) = (of(&self.roster), of(&seats));
             losers.extend(
                 held.difference(&holds)
                     .filter(|c| after.communities.contains_key(*c))
                     .cloned(),
             );
-            if !after.members.contains_key(name) {
+            if seats.get(name).is_none() {
                 changes.revoked.insert(name.clone());
             }
         }
@@ -169,6 +173,7 @@ impl Enclave {
         }
         self.communities.retain(|name, _| file.communities.contains_key(name));
         self.file = file;
+        self.call_roll();
         text.clone_into(&mut self.text);
         self.begin_communities(now, entropy)?;
         for name in losers {
@@ -297,9 +302,8 @@ impl Enclave {
             .ok_or_else(|| IssueError::UnknownCommunity(name.clone()))
     }
 
-    fn file_member(&self, name: &Name) -> Result<&Member, IssueError> {
-        self.file
-            .members
+    fn member(&self, name: &Name) -> Result<&Member, IssueError> {
+        self.roster
             .get(name)
             .ok_or_else(|| IssueError::UnknownMember(name.clone()))
     }

@@ -1,7 +1,7 @@
 //! `coteried`: the node daemon.
 
 use clap::Parser as _;
-use coterie_node::{daemon, options::Options};
+use coterie_node::{daemon, options::Options, service};
 
 fn main() -> std::process::ExitCode {
     let options = Options::parse();
@@ -11,6 +11,7 @@ fn main() -> std::process::ExitCode {
             use std::io::Write as _;
             // Nothing else is left to do with an error of the last line.
             let _gone = writeln!(std::io::stderr(), "coteried: {error:#}");
+            service::breathe();
             std::process::ExitCode::FAILURE
         }
     }

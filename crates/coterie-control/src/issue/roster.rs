@@ -1,0 +1,298 @@
+//! Everybody who is a member: those that the enclave file names, and those that tokens made from its templates, who are members
+//! as long as their machines are there.
+
+use core::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+
+use coterie_crypto::Entropy;
+use coterie_model::{Name, Revocation, UnixTime};
+
+use super::{
+    Admission, Enclave, IssueError,
+    member::{Enrolment, MemberRecord},
+};
+use crate::{
+    bundle::Request,
+    file::{self, EnclaveFile, Member},
+};
+
+/// What a token made of a machine, beside its enrolment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Provisioned {
+    pub(super) template: Name,
+    /// Inside addresses: kept while it is a member, whatever becomes of the file.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Where it was when it applied.
+    pub(super) endpoints: Vec<SocketAddr>,
+}
+
+/// Who is a member, with which addresses, and how many hold a community. A function of file and records.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    members: BTreeMap<Name, Member>,
+    owners: BTreeMap<IpAddr, Name>,
+    holders: BTreeMap<Name, u32>,
+}
+
+impl Roster {
+    pub(super) fn of(file: &EnclaveFile, records: &BTreeMap<Name, MemberRecord>) -> Self {
+        let mut this = Self::default();
+        for (name, member) in &file.members {
+            this.add(name, member.clone());
+        }
+        for (name, record) in records {
+            let Some(provisioned) = &record.provisioned else {
+                continue;
+            };
+            // A name that the file has taken over is the file's.
+            if let Some(member) = provisioned.member(name, file).filter(|_| this.get(name).is_none()) {
+                this.add(name, member);
+            }
+        }
+        this
+    }
+
+    pub(super) fn get(&self, name: &Name) -> Option<&Member> {
+        self.members.get(name)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, &Member)> {
+        self.members.iter()
+    }
+
+    /// How many members have the key of `community`, running or not.
+    pub(super) fn holders(&self, community: &Name) -> u32 {
+        self.holders.get(community).copied().unwrap_or(0)
+    }
+
+    fn owner(&self, address: IpAddr) -> Option<&Name> {
+        self.owners.get(&address)
+    }
+
+    fn add(&mut self, name: &Name, member: Member) {
+        for address in &member.addresses {
+            self.owners.insert(*address, name.clone());
+        }
+        for community in &member.communities {
+            *self.holders.entry(community.clone()).or_default() += 1;
+        }
+        self.members.insert(name.clone(), member);
+    }
+
+    fn remove(&mut self, name: &Name) {
+        let Some(member) = self.members.remove(name) else {
+            return;
+        };
+        for address in &member.addresses {
+            if self.owner(*address) == Some(name) {
+                self.owners.remove(address);
+            }
+        }
+        for community in &member.communities {
+            if let Some(holders) = self.holders.get_mut(community) {
+                *holders = holders.saturating_sub(1);
+            }
+        }
+    }
+}
+
+impl Provisioned {
+    /// The member that it makes under `file`; `None` when its template is gone.
+    fn member(&self, name: &Name, file: &EnclaveFile) -> Option<Member> {
+        let kind = file.templates.get(&self.template)?;
+        Some(Member::of_template(
+            name,
+            (&self.template, kind),
+            self.addresses.clone(),
+            self.endpoints.clone(),
+        ))
+    }
+}
+
+impl Enclave {
+    /// Everybody: members of the file, and members that tokens made.
+    pub fn members(&self) -> impl Iterator<Item = (&Name, &Member)> {
+        self.roster.iter()
+    }
+
+    /// Enrols the machine that made `request` with a token for `template`: as the member of that name in the file, if there is
+    /// one of this template, or as one that is made for it, with inside addresses from the pools. Applying again with the same
+    /// keys changes nothing, so that an answer that was lost can be given again.
+    ///
+    /// # Errors
+    /// [`IssueError`] when the template does not exist, the name is another machine's or another template's, no address is
+    /// left, or the keys are another member's or revoked. Then nothing has changed.
+    pub fn provision(
+        &mut self,
+        template: &Name,
+        endpoints: Vec<SocketAddr>,
+        request: &Request,
+        now: UnixTime,
+        entropy: &mut dyn Entropy,
+    ) -> Result<Admission, IssueError> {
+        let now = self.advance(now)?;
+        let name = request.name();
+        let kind = self.file.templates.get(template);
+        let kind = kind.ok_or_else(|| IssueError::UnknownTemplate(template.clone()))?;
+        self.check_static_key(request, now)?;
+        if let Some(seat) = self.roster.get(name) {
+            if seat.template != *template {
+                return Err(IssueError::OtherTemplate {
+                    member: name.clone(),
+                    template: seat.template.clone(),
+                });
+            }
+            if self
+                .enrolment(name)
+                .is_ok_and(|e| e.request.static_key() != request.static_key())
+            {
+                return Err(IssueError::NameInUse(name.clone()));
+            }
+            return self.admit(request, now, entropy);
+        }
+        let is_free = |address| self.roster.owner(address).is_none();
+        let addresses = file::assign_one(&self.file.enclave.pools, name, is_free).ok_or(IssueError::PoolsUsedUp)?;
+        let provisioned = Provisioned {
+            template: template.clone(),
+            addresses: addresses.clone(),
+            endpoints: endpoints.clone(),
+        };
+        let member = Member::of_template(name, (template, kind), addresses, endpoints);
+        let communities = member.communities.clone();
+        self.roster.add(name, member);
+        let record = MemberRecord {
+            serial: self.floor,
+            statement_serial: self.floor,
+            enrolment: None,
+            provisioned: Some(provisioned),
+        };
+        self.members.insert(name.clone(), record);
+        let admission = self.admit(request, now, entropy)?;
+        for community in communities {
+            self.refresh_manifests(&community)?;
+        }
+        Ok(admission)
+    }
+
+    /// The member's machine is gone for good: its membership is over, and where a token made it, its name and addresses are free
+    /// again. What it held is not replaced: that is for members that were removed ([`Enclave::revoke`]).
+    ///
+    /// # Errors
+    /// [`IssueError::NotEnrolled`].
+    pub fn end(&mut self, name: &Name, now: UnixTime) -> Result<(), IssueError> {
+        let now = self.advance(now)?;
+        if self.enrolment(name)?.isolated {
+            self.revoke(name, now)?;
+            return Ok(());
+        }
+        self.forget_enrolment(name)
+    }
+
+    /// Cuts a member off without ending its membership: its static key is refused until [`Enclave::release`].
+    ///
+    /// # Errors
+    /// [`IssueError`] when it is not enrolled or the list of revocations is full.
+    pub fn isolate(&mut self, name: &Name, now: UnixTime) -> Result<(), IssueError> {
+        let now = self.advance(now)?;
+        let until = self.authority.not_after;
+        let entry = revocation(self.enrolment(name)?, until);
+        self.add_revocation(entry, now)?;
+        self.enrolment_mut(name)?.isolated = true;
+        Ok(())
+    }
+
+    /// Lets a member back in that was isolated; false when it was not.
+    ///
+    /// # Errors
+    /// [`IssueError`] when it is not enrolled.
+    pub fn release(&mut self, name: &Name, now: UnixTime) -> Result<bool, IssueError> {
+        let now = self.advance(now)?;
+        let enrolment = self.enrolment_mut(name)?;
+        if !core::mem::take(&mut enrolment.isolated) {
+            return Ok(false);
+        }
+        // An entry that has ended is left out of the list.
+        let entry = revocation(enrolment, now);
+        self.add_revocation(entry, now)?;
+        Ok(true)
+    }
+
+    /// Makes statements anew that have less than half a lease to run; gives the members that they are about. Whoever is
+    /// isolated gets none.
+    ///
+    /// # Errors
+    /// [`IssueError`] when the authority has ended.
+    pub fn renew(&mut self, now: UnixTime) -> Result<Vec<Name>, IssueError> {
+        let now = self.advance(now)?;
+        let half = now.plus(self.file.enclave.lease / 2);
+        let due: Vec<Name> = self
+            .members
+            .iter()
+            .filter(|(_, record)| {
+                let enrolment = record.enrolment.as_ref().filter(|e| !e.isolated);
+                enrolment.is_some_and(|e| e.statements.values().any(|s| s.not_after < half))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &due {
+            self.renew_statements(name, now)?;
+        }
+        Ok(due)
+    }
+
+    /// Makes the roster anew from file and records.
+    pub(super) fn call_roll(&mut self) {
+        self.roster = Roster::of(&self.file, &self.members);
+    }
+
+    /// The address of a member of `file` that a member made by a token has already.
+    pub(super) fn clash(&self, file: &EnclaveFile) -> Option<IssueError> {
+        let named = file.members.iter().flat_map(|(name, member)| {
+            let addresses = member.addresses.iter();
+            addresses.map(move |address| (name, *address))
+        });
+        named.into_iter().find_map(|(name, address)| {
+            let other = self.roster.owner(address).filter(|other| *other != name)?;
+            let made = self.members.get(other).is_some_and(|r| r.provisioned.is_some());
+            (made && !file.members.contains_key(other)).then(|| IssueError::AddressInUse {
+                address,
+                member: name.clone(),
+                other: other.clone(),
+            })
+        })
+    }
+
+    /// The member has no keys any more; one that a token made is no member any more.
+    pub(super) fn forget_enrolment(&mut self, name: &Name) -> Result<(), IssueError> {
+        let record = self
+            .members
+            .get_mut(name)
+            .ok_or_else(|| IssueError::NotEnrolled(name.clone()))?;
+        record.enrolment = None;
+        if record.provisioned.is_none() {
+            return Ok(());
+        }
+        // Serials under a name never go back: what comes after begins above all that were forgotten.
+        self.floor = self.floor.max(record.serial).max(record.statement_serial);
+        self.members.remove(name);
+        let communities = self.roster.get(name).map(|m| m.communities.clone());
+        if !self.file.members.contains_key(name) {
+            self.roster.remove(name);
+        }
+        for community in communities.unwrap_or_default() {
+            if self.communities.contains_key(&community) {
+                self.refresh_manifests(&community)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What refuses an enrolment.
+pub(super) fn revocation(enrolment: &Enrolment, until: UnixTime) -> Revocation {
+    Revocation {
+        member: enrolment.member,
+        static_key: *enrolment.request.static_key(),
+        until,
+    }
+}
