@@ -1,0 +1,222 @@
+//! Members that no file names: they come by tokens and go with their machines.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use coterie_control::{
+    bundle::{Bundle, Keys, Opened, Request},
+    issue::{Admission, Enclave, IssueError},
+};
+use coterie_crypto::SeededEntropy;
+use coterie_model::{Name, UnixTime};
+
+const NOW: UnixTime = UnixTime(1_795_506_345);
+
+const FILE: &str = r#"
+version = 1
+[enclave]
+name = "shop"
+pools = ["10.77.0.0/29", "fd77::/64"]
+[community.web]
+[community.db]
+[template.web]
+communities = ["web"]
+[template.db]
+communities = ["web", "db"]
+[member.db-1]
+template = "db"
+addresses = ["10.77.0.1"]
+"#;
+
+struct Site {
+    enclave: Enclave,
+    keys: BTreeMap<u64, Keys>,
+    entropy: SeededEntropy,
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+impl Site {
+    fn new() -> Self {
+        let mut entropy = SeededEntropy::from_number(1);
+        Self {
+            enclave: Enclave::init(FILE, NOW, &mut entropy).unwrap(),
+            keys: BTreeMap::new(),
+            entropy,
+        }
+    }
+
+    /// A machine with keys of its own, by number, applies.
+    fn apply(&mut self, template: &str, member: &str, number: u64) -> Result<Admission, IssueError> {
+        let keys = Keys::generate(name(member), &mut SeededEntropy::from_number(1000 + number));
+        let request = Request::new(&keys).unwrap();
+        self.keys.insert(number, keys);
+        let endpoints = vec![format!("192.0.2.{number}:4747").parse().unwrap()];
+        self.enclave
+            .provision(&name(template), endpoints, &request, NOW, &mut self.entropy)
+    }
+
+    fn open(&mut self, member: &str, number: u64) -> Opened {
+        let text = self.enclave.issue(&name(member), NOW, &mut self.entropy).unwrap();
+        let bundle = Bundle::parse(text.as_bytes()).unwrap();
+        let hash = self.enclave.root_hash();
+        bundle.open(&self.keys[&number], Some(hash), NOW, 0).unwrap()
+    }
+
+    fn addresses(&self, member: &str) -> Vec<String> {
+        let member = self.enclave.members().find(|(n, _)| n.as_str() == member);
+        member.map_or_else(Vec::new, |(_, m)| m.addresses.iter().map(ToString::to_string).collect())
+    }
+
+    fn reloaded(&self) -> Enclave {
+        let files: BTreeMap<_, _> = self
+            .enclave
+            .to_files()
+            .into_iter()
+            .map(|f| (f.path, f.bytes.to_vec()))
+            .collect();
+        Enclave::from_files(|path| files.get(path).cloned()).unwrap()
+    }
+}
+
+#[test]
+fn a_machine_with_a_token_is_a_member_like_any_other() {
+    let mut site = Site::new();
+    assert_eq!(site.apply("web", "web-7", 7), Ok(Admission::New));
+    assert_eq!(site.apply("web", "web-8", 8), Ok(Admission::New));
+    assert_eq!(site.apply("db", "db-1", 1), Ok(Admission::New), "the file's member");
+    assert_eq!(
+        site.apply("web", "web-7", 7),
+        Ok(Admission::Known),
+        "an answer was lost"
+    );
+
+    let opened = site.open("web-7", 7);
+    let known: Vec<_> = opened.directory.iter().map(|e| e.name.to_string()).collect();
+    assert_eq!(known, ["db-1", "web-8"]);
+    assert!(opened.directory.iter().all(|e| e.statements.len() == 1));
+    assert_eq!(opened.directory[1].endpoints, ["192.0.2.8:4747".parse().unwrap()]);
+    let web = opened.manifests.iter().find(|m| m.name.as_str() == "web").unwrap();
+    assert_eq!(web.holders, 3);
+    assert_eq!(opened.template.name, name("web"));
+    assert_eq!(site.addresses("db-1"), ["10.77.0.1"]);
+    assert_eq!(site.addresses("web-7").len(), 2);
+
+    let again = site.reloaded();
+    assert_eq!(
+        again.members().collect::<Vec<_>>(),
+        site.enclave.members().collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn names_addresses_and_keys_are_one_machines_at_a_time() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    assert_eq!(site.apply("web", "web-7", 8), Err(IssueError::NameInUse(name("web-7"))));
+    assert!(matches!(
+        site.apply("web", "db-1", 9),
+        Err(IssueError::OtherTemplate { .. })
+    ));
+    assert_eq!(
+        site.apply("app", "app-1", 9),
+        Err(IssueError::UnknownTemplate(name("app")))
+    );
+    // Five of the six addresses of the pool are left for tokens.
+    let more: Vec<_> = (10..15).map(|n| site.apply("web", &format!("web-{n}"), n)).collect();
+    assert_eq!(more[..4], [const { Ok(Admission::New) }; 4]);
+    assert_eq!(more[4], Err(IssueError::PoolsUsedUp));
+    let mut given: Vec<String> = site
+        .enclave
+        .members()
+        .flat_map(|(n, _)| site.addresses(n.as_str()))
+        .collect();
+    let all = given.len();
+    given.sort();
+    given.dedup();
+    assert_eq!(given.len(), all, "no address twice");
+}
+
+#[test]
+fn a_name_is_free_again_when_its_machine_is_gone_and_serials_go_on() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    let (first, before) = (site.open("web-7", 7), site.addresses("web-7"));
+    site.enclave.end(&name("web-7"), NOW).unwrap();
+    assert_eq!(site.addresses("web-7"), [""; 0]);
+    assert!(site.enclave.revocations().is_none(), "it was not removed for cause");
+    assert_eq!(
+        site.enclave.end(&name("web-7"), NOW),
+        Err(IssueError::NotEnrolled(name("web-7")))
+    );
+    site.enclave = site.reloaded();
+    assert_eq!(site.apply("web", "web-7", 70), Ok(Admission::New));
+    let second = site.open("web-7", 70);
+    assert_eq!(site.addresses("web-7"), before, "a name keeps its address");
+    assert!(second.serial > first.serial && second.statements[0].serial > first.statements[0].serial);
+    assert_ne!(second.member, first.member);
+
+    // One that is removed for cause is refused as well.
+    let held = site.enclave.revoke(&name("web-7"), NOW).unwrap();
+    assert_eq!(held, [name("web")]);
+    let refused = &site.enclave.revocations().unwrap().entries;
+    assert_eq!((refused.len(), refused[0].member), (1, second.member));
+    assert_eq!(site.addresses("web-7"), [""; 0]);
+    assert!(matches!(site.apply("web", "web-7", 70), Err(IssueError::KeyRevoked(_))));
+}
+
+#[test]
+fn isolation_refuses_and_release_lets_back_in() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    let web = name("web-7");
+    site.enclave.isolate(&web, NOW).unwrap();
+    site.enclave.isolate(&web, NOW).unwrap();
+    let list = |site: &Site| {
+        let list = site.enclave.revocations().unwrap();
+        (list.revision, list.entries.len())
+    };
+    assert_eq!(list(&site), (2, 1));
+    site.enclave = site.reloaded();
+    let late = NOW.plus(Duration::from_secs(7200));
+    assert_eq!(
+        site.enclave.renew(late),
+        Ok(vec![]),
+        "no statement while it is isolated"
+    );
+    assert_eq!(site.enclave.release(&web, late), Ok(true));
+    assert_eq!(list(&site), (3, 0), "a higher revision, without it");
+    assert_eq!(site.enclave.release(&web, late), Ok(false));
+    assert_eq!(site.enclave.renew(late), Ok(vec![web.clone()]));
+    // Whoever goes while it is isolated stays refused.
+    site.enclave.isolate(&web, late).unwrap();
+    site.enclave.end(&web, late).unwrap();
+    assert_eq!(list(&site), (5, 1));
+}
+
+#[test]
+fn the_file_and_the_tokens_agree() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    let taken = site.addresses("web-7")[0].clone();
+    let clash = format!("{FILE}[member.late]\ntemplate = \"web\"\naddresses = [\"{taken}\"]\n");
+    let refused = site.enclave.update(&clash, NOW, &mut site.entropy);
+    assert!(matches!(refused, Err(IssueError::AddressInUse { .. })), "{refused:?}");
+    // A template that is given another community takes its members along; one that is gone ends them.
+    let wider = FILE.replace(
+        "[template.web]\ncommunities = [\"web\"]",
+        "[template.web]\ncommunities = [\"web\", \"db\"]",
+    );
+    site.enclave.update(&wider, NOW, &mut site.entropy).unwrap();
+    assert_eq!(site.open("web-7", 7).keys.len(), 2);
+    let gone = FILE.replace("[template.web]\ncommunities = [\"web\"]\n", "");
+    let changes = site.enclave.update(&gone, NOW, &mut site.entropy).unwrap();
+    assert_eq!(changes.revoked, [name("web-7")].into());
+    assert_eq!(site.addresses("web-7"), [""; 0]);
+    assert_eq!(
+        changes.rolled.iter().map(Name::as_str).collect::<Vec<_>>(),
+        ["db", "web"]
+    );
+}
