@@ -1,7 +1,7 @@
 //! Members that no file names: they come by tokens and go with their machines.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use coterie_control::{
     bundle::{Bundle, Keys, Opened, Request},
@@ -50,12 +50,17 @@ impl Site {
 
     /// A machine with keys of its own, by number, applies.
     fn apply(&mut self, template: &str, member: &str, number: u64) -> Result<Admission, IssueError> {
+        let (request, endpoint) = self.machine(member, number);
+        let template = name(template);
+        self.enclave
+            .provision(&template, vec![endpoint], &request, NOW, &mut self.entropy)
+    }
+
+    fn machine(&mut self, member: &str, number: u64) -> (Request, SocketAddr) {
         let keys = Keys::generate(name(member), &mut SeededEntropy::from_number(1000 + number));
         let request = Request::new(&keys).unwrap();
         self.keys.insert(number, keys);
-        let endpoints = vec![format!("192.0.2.{number}:4747").parse().unwrap()];
-        self.enclave
-            .provision(&name(template), endpoints, &request, NOW, &mut self.entropy)
+        (request, format!("192.0.2.{number}:4747").parse().unwrap())
     }
 
     fn open(&mut self, member: &str, number: u64) -> Opened {
