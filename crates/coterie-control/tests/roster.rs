@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use coterie_control::{
     bundle::{Bundle, Keys, Opened, Request},
-    issue::{Admission, Enclave, IssueError},
+    issue::{Admission, Enclave, IssueError, Part, Roll},
 };
 use coterie_crypto::SeededEntropy;
 use coterie_model::{Name, UnixTime};
@@ -32,6 +32,8 @@ struct Site {
     enclave: Enclave,
     keys: BTreeMap<u64, Keys>,
     entropy: SeededEntropy,
+    /// What a store has that wrote what changed after each operation.
+    stored: BTreeMap<(String, String), Vec<u8>>,
 }
 
 fn name(text: &str) -> Name {
@@ -45,7 +47,32 @@ impl Site {
             enclave: Enclave::init(FILE, NOW, &mut entropy).unwrap(),
             keys: BTreeMap::new(),
             entropy,
+            stored: BTreeMap::new(),
         }
+    }
+
+    /// Writes what changed, and sees that a store has everything.
+    fn store(&mut self) {
+        for record in self.enclave.take_records() {
+            let at = (record.part.kind().to_owned(), record.part.key().to_owned());
+            match record.value {
+                Some(value) => drop(self.stored.insert(at, value.to_vec())),
+                None => drop(self.stored.remove(&at)),
+            }
+        }
+        let records = self
+            .stored
+            .iter()
+            .map(|((kind, key), value)| (Part::of(kind, key).unwrap(), value.clone().into()));
+        let read = Enclave::from_records(records).unwrap();
+        let files = |enclave: &Enclave| {
+            enclave
+                .to_files()
+                .into_iter()
+                .map(|f| f.bytes.to_vec())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(files(&read), files(&self.enclave));
     }
 
     /// A machine with keys of its own, by number, applies.
@@ -224,4 +251,64 @@ fn the_file_and_the_tokens_agree() {
         changes.rolled.iter().map(Name::as_str).collect::<Vec<_>>(),
         ["db", "web"]
     );
+}
+
+#[test]
+fn a_store_that_writes_what_changed_has_everything() {
+    let mut site = Site::new();
+    site.store();
+    assert!(site.enclave.take_records().is_empty(), "nothing changed");
+    for number in 7..10 {
+        site.apply("web", &format!("web-{number}"), number).unwrap();
+        site.store();
+    }
+    let few = {
+        site.open("web-7", 7);
+        site.enclave.take_records()
+    };
+    let parts: Vec<_> = few.iter().map(|r| r.part.kind()).collect();
+    assert_eq!(
+        parts,
+        ["community", "member"],
+        "the key is handed out, the serial has grown"
+    );
+    let mut site = Site {
+        stored: site.stored,
+        ..Site::new()
+    };
+    site.stored.clear();
+    site.store();
+    site.apply("db", "db-1", 1).unwrap();
+    site.apply("web", "web-7", 7).unwrap();
+    site.store();
+    let late = |seconds| NOW.plus(Duration::from_secs(seconds));
+    let scheduled = Roll::Scheduled {
+        activates_in: Duration::from_secs(60),
+    };
+    site.enclave
+        .roll(&name("web"), scheduled, NOW, &mut site.entropy)
+        .unwrap();
+    site.store();
+    site.open("web-7", 7);
+    site.store();
+    site.enclave
+        .roll(&name("web"), Roll::Removal, late(100), &mut site.entropy)
+        .unwrap();
+    site.store();
+    site.enclave.isolate(&name("web-7"), late(200)).unwrap();
+    site.store();
+    site.enclave.release(&name("web-7"), late(300)).unwrap();
+    site.store();
+    assert_eq!(site.enclave.renew(late(3000)).unwrap().len(), 2);
+    site.store();
+    site.enclave.revoke(&name("db-1"), late(3100)).unwrap();
+    site.store();
+    site.enclave.end(&name("web-7"), late(3200)).unwrap();
+    site.store();
+    let without_db = FILE
+        .replace("[community.db]\n", "")
+        .replace("communities = [\"web\", \"db\"]", "communities = [\"web\"]");
+    site.enclave.update(&without_db, late(3300), &mut site.entropy).unwrap();
+    site.store();
+    assert!(!site.stored.keys().any(|(_, key)| key == "db" || key == "web-7"));
 }

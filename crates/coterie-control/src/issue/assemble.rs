@@ -3,7 +3,7 @@
 use coterie_crypto::Entropy;
 use coterie_model::{DirectoryEntry, EpochKey, Name, Prefix, UnixTime};
 
-use super::{Enclave, IssueError};
+use super::{Enclave, IssueError, Part};
 use crate::{
     bundle::{
         Freshness, LABEL, MAX_BYTES, MAX_ENTRIES, Request, TemplateSettings,
@@ -29,7 +29,8 @@ impl Enclave {
         let now = self.advance(now)?;
         self.enrolment(name)?;
         self.renew_statements(name, now)?;
-        self.communities.values_mut().for_each(|c| c.prune(now));
+        let communities: Vec<Name> = self.communities.keys().cloned().collect();
+        communities.iter().try_for_each(|c| self.prune(c, now))?;
         let serial = self.members.get(name).map_or(0, |record| record.serial) + 1;
         let front = Front {
             root: self.root_key.verifying_key(),
@@ -155,13 +156,17 @@ impl Enclave {
     fn hand_out(&mut self, name: &Name, serial: u64, now: UnixTime) {
         if let Some(record) = self.members.get_mut(name) {
             record.serial = serial;
+            self.touched.insert(Part::Member(name.clone()));
         }
         let Some(member) = self.roster.get(name) else {
             return;
         };
         for community in &member.communities {
             if let Some(record) = self.communities.get_mut(community) {
-                record.given_mut(now).for_each(|epoch| epoch.handed_out = true);
+                for epoch in record.given_mut(now).filter(|epoch| !epoch.handed_out) {
+                    epoch.handed_out = true;
+                    self.touched.insert(Part::Community(community.clone()));
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use core::time::Duration;
 use coterie_crypto::{Entropy, Secret};
 use coterie_model::{CommunityTag, Epoch, EpochKey, EpochKind, Manifest, Name, Signed, UnixTime, commitment};
 
-use super::{Enclave, IssueError};
+use super::{Enclave, IssueError, Part};
 
 /// How long an epoch that a removal ended goes on admitting.
 pub const REMOVAL_GRACE: Duration = Duration::from_secs(10);
@@ -80,9 +80,11 @@ impl CommunityRecord {
         self.epochs.iter().any(|e| e.handed_out && e.manifest.retires > t)
     }
 
-    /// Drops what has retired.
-    pub(super) fn prune(&mut self, now: UnixTime) {
+    /// Drops what has retired; whether there was something.
+    fn prune(&mut self, now: UnixTime) -> bool {
+        let before = self.epochs.len();
         self.epochs.retain(|e| e.manifest.retires > now);
+        self.epochs.len() < before
     }
 }
 
@@ -115,7 +117,7 @@ impl Enclave {
         entropy: &mut dyn Entropy,
     ) -> Result<Rolled, IssueError> {
         let now = self.advance(now)?;
-        self.community_mut(community)?.prune(now);
+        self.prune(community, now)?;
         let record = self.community(community)?;
         let (newest, last) = record
             .epochs
@@ -160,6 +162,7 @@ impl Enclave {
         // After removals in quick succession the oldest have no grace left: an epoch that no bundle names has retired.
         let record = self.community_mut(community)?;
         record.epochs.drain(..record.epochs.len().saturating_sub(MAX_LIVE - 1));
+        self.touch_community(community);
         let epoch = newest + 1;
         self.begin_epoch(community, epoch, activates, manifest_kind, entropy)?;
         Ok(Rolled {
@@ -167,6 +170,14 @@ impl Enclave {
             activates,
             changed: true,
         })
+    }
+
+    /// Drops epochs of a community that have retired.
+    pub(super) fn prune(&mut self, community: &Name, now: UnixTime) -> Result<(), IssueError> {
+        if self.community_mut(community)?.prune(now) {
+            self.touch_community(community);
+        }
+        Ok(())
     }
 
     /// Communities whose newest key is older than the enclave file wants it.
@@ -213,6 +224,7 @@ impl Enclave {
             key: Some(key),
             handed_out: false,
         });
+        self.touch_community(community);
         Ok(())
     }
 
@@ -239,6 +251,7 @@ impl Enclave {
             change(&mut manifest);
             if manifest != *epoch.manifest {
                 epoch.manifest = Signed::sign(manifest, &self.statement_key);
+                self.touched.insert(Part::Community(community.clone()));
             }
         }
         Ok(())

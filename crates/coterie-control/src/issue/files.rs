@@ -14,7 +14,7 @@
 
 use core::fmt::Display;
 use core::net::{IpAddr, SocketAddr};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use coterie_crypto::{
@@ -79,7 +79,7 @@ struct State {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CommunityState {
+pub(super) struct CommunityState {
     tag: String,
     epochs: Vec<EpochState>,
 }
@@ -93,7 +93,7 @@ struct EpochState {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MemberState {
+pub(super) struct MemberState {
     serial: Serial,
     statement_serial: Serial,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -205,49 +205,21 @@ impl Enclave {
                 .map(|list| signed(&list, &verifying_key))
                 .transpose()?,
             latest: UnixTime(state.latest),
+            touched: BTreeSet::new(),
         };
         this.call_roll();
         Ok(this)
     }
 
     fn state(&self) -> State {
-        let communities = self.communities.iter().map(|(name, community)| {
-            let epochs = community.epochs.iter().map(|epoch| EpochState {
-                manifest: STANDARD.encode(epoch.manifest.bytes()),
-                handed_out: epoch.handed_out,
-            });
-            (
-                name.clone(),
-                CommunityState {
-                    tag: STANDARD.encode(community.tag.0),
-                    epochs: epochs.collect(),
-                },
-            )
-        });
-        let members = self.members.iter().map(|(name, record)| {
-            let enrolment = record.enrolment.as_ref().map(|e| EnrolmentState {
-                member: STANDARD.encode(e.member.0),
-                request: STANDARD.encode(e.request.bytes()),
-                statements: e.statements.values().map(|s| STANDARD.encode(s.bytes())).collect(),
-                isolated: e.isolated,
-                ends: e.ends.0,
-            });
-            let provisioned = record.provisioned.as_ref().map(|p| ProvisionedState {
-                template: p.template.clone(),
-                addresses: p.addresses.clone(),
-                endpoints: p.endpoints.clone(),
-            });
-            let (serial, statement_serial) = (record.serial, record.statement_serial);
-            (
-                name.clone(),
-                MemberState {
-                    serial,
-                    statement_serial,
-                    enrolment,
-                    provisioned,
-                },
-            )
-        });
+        let communities = self
+            .communities
+            .iter()
+            .map(|(name, community)| (name.clone(), CommunityState::of(community)));
+        let members = self
+            .members
+            .iter()
+            .map(|(name, record)| (name.clone(), MemberState::of(record)));
         State {
             version: VERSION,
             latest: self.latest.0,
@@ -281,9 +253,45 @@ impl Enclave {
     }
 }
 
-type EpochKeys = BTreeMap<(CommunityTag, u64), Secret<32>>;
+impl CommunityState {
+    pub(super) fn of(community: &CommunityRecord) -> Self {
+        let epochs = community.epochs.iter().map(|epoch| EpochState {
+            manifest: STANDARD.encode(epoch.manifest.bytes()),
+            handed_out: epoch.handed_out,
+        });
+        Self {
+            tag: STANDARD.encode(community.tag.0),
+            epochs: epochs.collect(),
+        }
+    }
+}
 
-fn read_community(
+impl MemberState {
+    pub(super) fn of(record: &MemberRecord) -> Self {
+        let enrolment = record.enrolment.as_ref().map(|e| EnrolmentState {
+            member: STANDARD.encode(e.member.0),
+            request: STANDARD.encode(e.request.bytes()),
+            statements: e.statements.values().map(|s| STANDARD.encode(s.bytes())).collect(),
+            isolated: e.isolated,
+            ends: e.ends.0,
+        });
+        let provisioned = record.provisioned.as_ref().map(|p| ProvisionedState {
+            template: p.template.clone(),
+            addresses: p.addresses.clone(),
+            endpoints: p.endpoints.clone(),
+        });
+        Self {
+            serial: record.serial,
+            statement_serial: record.statement_serial,
+            enrolment,
+            provisioned,
+        }
+    }
+}
+
+pub(super) type EpochKeys = BTreeMap<(CommunityTag, u64), Secret<32>>;
+
+pub(super) fn read_community(
     state: &CommunityState,
     key: &VerifyingKey,
     keys: &mut EpochKeys,
@@ -320,7 +328,7 @@ fn read_community(
     Ok(CommunityRecord { tag, epochs })
 }
 
-fn read_member(state: MemberState, key: &VerifyingKey) -> Result<MemberRecord, IssueError> {
+pub(super) fn read_member(state: MemberState, key: &VerifyingKey) -> Result<MemberRecord, IssueError> {
     let enrolment = state.enrolment.map(|e| {
         let statements = e.statements.iter().map(|statement| {
             let statement: Signed<Statement> = signed(statement, key)?;
@@ -419,14 +427,14 @@ fn public(path: &'static str, text: String) -> StoredFile {
     }
 }
 
-fn signed<T: SignedObject>(text: &str, key: &VerifyingKey) -> Result<Signed<T>, IssueError> {
+pub(super) fn signed<T: SignedObject>(text: &str, key: &VerifyingKey) -> Result<Signed<T>, IssueError> {
     let object = Unverified::<T>::parse(&bytes(text)?).map_err(|error| damaged(STATE, error))?;
     object
         .verify(key)
         .map_err(|_refused| damaged(STATE, format!("the signature of {} does not check", T::LABEL)))
 }
 
-fn bytes(text: &str) -> Result<Vec<u8>, IssueError> {
+pub(super) fn bytes(text: &str) -> Result<Vec<u8>, IssueError> {
     STANDARD.decode(text).map_err(|error| damaged(STATE, error))
 }
 
@@ -436,7 +444,7 @@ fn array<const N: usize>(text: &str) -> Result<[u8; N], IssueError> {
         .map_err(|_length| damaged(STATE, format!("an identifier does not have {N} bytes")))
 }
 
-fn damaged(path: &'static str, reason: impl Display) -> IssueError {
+pub(super) fn damaged(path: &'static str, reason: impl Display) -> IssueError {
     IssueError::Damaged {
         path,
         reason: reason.to_string(),

@@ -9,7 +9,7 @@ use coterie_model::{
 };
 
 use super::{
-    Enclave, IssueError,
+    Enclave, IssueError, Part,
     roster::{Provisioned, revocation},
 };
 use crate::bundle::Request;
@@ -77,6 +77,7 @@ impl Enclave {
         };
         if admission == Admission::Known {
             self.enrolment_mut(name)?.request = request.clone();
+            self.touch_member(name);
         } else {
             if admission == Admission::Replaced {
                 self.revoke(name, now)?;
@@ -91,6 +92,7 @@ impl Enclave {
                 ends: now,
             };
             self.members.entry(name.clone()).or_default().enrolment = Some(enrolment);
+            self.touch_member(name);
         }
         self.renew_statements(name, now)?;
         Ok(admission)
@@ -169,6 +171,7 @@ impl Enclave {
         }
         enrolment.statements = statements;
         enrolment.ends = enrolment.ends.max(not_after);
+        self.touch_member(name);
         Ok(())
     }
 
@@ -225,6 +228,7 @@ impl Enclave {
             entries,
         };
         self.revocations = Some(Signed::sign(list, &self.statement_key));
+        self.touched.insert(Part::Revocations);
         Ok(())
     }
 }

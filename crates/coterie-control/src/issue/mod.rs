@@ -13,6 +13,7 @@ mod epoch;
 mod error;
 mod files;
 mod member;
+mod records;
 mod roster;
 
 use core::time::Duration;
@@ -27,6 +28,7 @@ pub use epoch::{REMOVAL_GRACE, Roll, Rolled};
 pub use error::IssueError;
 pub use files::{StoredFile, WRITTEN};
 pub use member::Admission;
+pub use records::{Part, Record};
 
 use crate::{
     bundle::{certificate, root_hash},
@@ -57,6 +59,8 @@ pub struct Enclave {
     floor: Serial,
     revocations: Option<Signed<Revocations>>,
     latest: UnixTime,
+    /// What changed since [`Self::take_records`].
+    touched: BTreeSet<Part>,
 }
 
 /// What a new enclave file changed.
@@ -119,9 +123,11 @@ impl Enclave {
             floor: 0,
             revocations: None,
             latest: now,
+            touched: BTreeSet::new(),
         };
         this.call_roll();
         this.begin_communities(now, entropy)?;
+        this.touch_all();
         Ok(this)
     }
 
@@ -171,7 +177,11 @@ impl Enclave {
         for name in &changes.revoked {
             self.revoke(name, now)?;
         }
-        self.communities.retain(|name, _| file.communities.contains_key(name));
+        for gone in &changes.removed_communities {
+            self.communities.remove(gone);
+            self.touch_community(gone);
+        }
+        self.touched.insert(Part::File);
         self.file = file;
         self.call_roll();
         text.clone_into(&mut self.text);
@@ -281,7 +291,10 @@ impl Enclave {
         if now >= self.authority.not_after {
             return Err(IssueError::AuthorityEnded(self.authority.not_after));
         }
-        self.latest = self.latest.max(now);
+        if now > self.latest {
+            self.latest = now;
+            self.touched.insert(Part::Enclave);
+        }
         Ok(self.latest)
     }
 

@@ -8,7 +8,7 @@ use coterie_crypto::Entropy;
 use coterie_model::{Name, Revocation, UnixTime};
 
 use super::{
-    Admission, Enclave, IssueError,
+    Admission, Enclave, IssueError, Part,
     member::{Enrolment, MemberRecord},
 };
 use crate::{
@@ -167,6 +167,7 @@ impl Enclave {
             provisioned: Some(provisioned),
         };
         self.members.insert(name.clone(), record);
+        self.touch_member(name);
         let admission = self.admit(request, now, entropy)?;
         for community in communities {
             self.refresh_manifests(&community)?;
@@ -198,6 +199,7 @@ impl Enclave {
         let entry = revocation(self.enrolment(name)?, until);
         self.add_revocation(entry, now)?;
         self.enrolment_mut(name)?.isolated = true;
+        self.touch_member(name);
         Ok(())
     }
 
@@ -214,6 +216,7 @@ impl Enclave {
         // An entry that has ended is left out of the list.
         let entry = revocation(enrolment, now);
         self.add_revocation(entry, now)?;
+        self.touch_member(name);
         Ok(true)
     }
 
@@ -269,9 +272,11 @@ impl Enclave {
             .get_mut(name)
             .ok_or_else(|| IssueError::NotEnrolled(name.clone()))?;
         record.enrolment = None;
+        self.touched.insert(Part::Member(name.clone()));
         if record.provisioned.is_none() {
             return Ok(());
         }
+        self.touched.insert(Part::Enclave);
         // Serials under a name never go back: what comes after begins above all that were forgotten.
         self.floor = self.floor.max(record.serial).max(record.statement_serial);
         self.members.remove(name);
