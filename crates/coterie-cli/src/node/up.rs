@@ -144,7 +144,7 @@ fn renew(arguments: &UpArguments, status: &Status, opened: &Opened, by_systemd: 
     if !by_systemd {
         bail!(
             "coteried runs already as {}, process {}; put the new bundle in the place of the one that it was started with and \
-             send it SIGHUP, or stop it first with `coterie down`",
+             run `coterie reload`, or stop it first with `coterie down`",
             status.name,
             status.pid
         );
