@@ -156,16 +156,18 @@ impl Enclave {
     fn hand_out(&mut self, name: &Name, serial: u64, now: UnixTime) {
         if let Some(record) = self.members.get_mut(name) {
             record.serial = serial;
-            self.touched.insert(Part::Member(name.clone()));
+            self.touch(Part::Member(name.clone()));
         }
         let Some(member) = self.roster.get(name) else {
             return;
         };
         for community in &member.communities {
             if let Some(record) = self.communities.get_mut(community) {
-                for epoch in record.given_mut(now).filter(|epoch| !epoch.handed_out) {
-                    epoch.handed_out = true;
-                    self.touched.insert(Part::Community(community.clone()));
+                let fresh: Vec<_> = record.given_mut(now).filter(|epoch| !epoch.handed_out).collect();
+                let changed = !fresh.is_empty();
+                fresh.into_iter().for_each(|epoch| epoch.handed_out = true);
+                if changed {
+                    self.touched.entry(Part::Community(community.clone())).or_default();
                 }
             }
         }

@@ -5,7 +5,7 @@ use core::time::Duration;
 use coterie_crypto::{Entropy, Secret};
 use coterie_model::{CommunityTag, Epoch, EpochKey, EpochKind, Manifest, Name, Signed, UnixTime, commitment};
 
-use super::{Enclave, IssueError, Part};
+use super::{Enclave, IssueError};
 
 /// How long an epoch that a removal ended goes on admitting.
 pub const REMOVAL_GRACE: Duration = Duration::from_secs(10);
@@ -246,13 +246,17 @@ impl Enclave {
             .communities
             .get_mut(community)
             .ok_or_else(|| IssueError::UnknownCommunity(community.clone()))?;
+        let mut changed = false;
         for epoch in &mut record.epochs {
             let mut manifest = Manifest::clone(&epoch.manifest);
             change(&mut manifest);
             if manifest != *epoch.manifest {
                 epoch.manifest = Signed::sign(manifest, &self.statement_key);
-                self.touched.insert(Part::Community(community.clone()));
+                changed = true;
             }
+        }
+        if changed {
+            self.touch_manifests(community);
         }
         Ok(())
     }

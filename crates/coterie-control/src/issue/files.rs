@@ -14,7 +14,7 @@
 
 use core::fmt::Display;
 use core::net::{IpAddr, SocketAddr};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use coterie_crypto::{
@@ -205,7 +205,7 @@ impl Enclave {
                 .map(|list| signed(&list, &verifying_key))
                 .transpose()?,
             latest: UnixTime(state.latest),
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
         };
         this.call_roll();
         Ok(this)

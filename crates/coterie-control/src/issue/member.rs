@@ -228,7 +228,7 @@ impl Enclave {
             entries,
         };
         self.revocations = Some(Signed::sign(list, &self.statement_key));
-        self.touched.insert(Part::Revocations);
+        self.touch(Part::Revocations);
         Ok(())
     }
 }

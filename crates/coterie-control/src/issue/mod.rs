@@ -60,7 +60,7 @@ pub struct Enclave {
     revocations: Option<Signed<Revocations>>,
     latest: UnixTime,
     /// What changed since [`Self::take_records`].
-    touched: BTreeSet<Part>,
+    touched: BTreeMap<Part, BTreeSet<Name>>,
 }
 
 /// What a new enclave file changed.
@@ -123,7 +123,7 @@ impl Enclave {
             floor: 0,
             revocations: None,
             latest: now,
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
         };
         this.call_roll();
         this.begin_communities(now, entropy)?;
@@ -156,7 +156,7 @@ impl Enclave {
             ..Changes::default()
         };
         let seats = Roster::of(&file, &self.members);
-        let mut losers = BTreeSet::new();
+        let (mut losers, mut moved) = (BTreeSet::new(), BTreeSet::new());
         for name in self
             .members
             .iter()
@@ -165,6 +165,9 @@ impl Enclave {
         {
             let of = |roster: &Roster| roster.get(name).map(|m| m.communities.clone()).unwrap_or_default();
             let (held, holds) = (of(&self.roster), of(&seats));
+            if held != holds {
+                moved.insert(name.clone());
+            }
             losers.extend(
                 held.difference(&holds)
                     .filter(|c| after.communities.contains_key(*c))
@@ -174,6 +177,8 @@ impl Enclave {
                 changes.revoked.insert(name.clone());
             }
         }
+        // Those whom they were with are to be told as well as those whom they are with.
+        moved.iter().for_each(|name| self.touch_member(name));
         for name in &changes.revoked {
             self.revoke(name, now)?;
         }
@@ -181,7 +186,7 @@ impl Enclave {
             self.communities.remove(gone);
             self.touch_community(gone);
         }
-        self.touched.insert(Part::File);
+        self.touch(Part::File);
         self.file = file;
         self.call_roll();
         text.clone_into(&mut self.text);
@@ -193,6 +198,10 @@ impl Enclave {
         }
         let names: Vec<Name> = self.communities.keys().cloned().collect();
         names.iter().try_for_each(|name| self.refresh_manifests(name))?;
+        moved
+            .iter()
+            .filter(|name| !changes.revoked.contains(*name))
+            .try_for_each(|name| self.renew_statements(name, now))?;
         Ok(changes)
     }
 
@@ -293,7 +302,7 @@ impl Enclave {
         }
         if now > self.latest {
             self.latest = now;
-            self.touched.insert(Part::Enclave);
+            self.touch(Part::Enclave);
         }
         Ok(self.latest)
     }

@@ -95,6 +95,8 @@ pub struct Record {
     pub part: Part,
     /// What it says.
     pub value: Option<Zeroizing<Vec<u8>>>,
+    /// Communities whose members are to be told, of a member the ones that it was in as well as those that it is in.
+    pub concerns: BTreeSet<Name>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,9 +114,9 @@ impl Enclave {
     pub fn take_records(&mut self) -> Vec<Record> {
         core::mem::take(&mut self.touched)
             .into_iter()
-            .map(|part| {
+            .map(|(part, concerns)| {
                 let value = self.value(&part);
-                Record { part, value }
+                Record { part, value, concerns }
             })
             .collect()
     }
@@ -179,7 +181,7 @@ impl Enclave {
                 .map(|list| signed(&String::from_utf8_lossy(&list), &verifying_key))
                 .transpose()?,
             latest: UnixTime(whole.latest),
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
         };
         this.call_roll();
         Ok(this)
@@ -210,24 +212,39 @@ impl Enclave {
 
     /// Everything is to be stored.
     pub(super) fn touch_all(&mut self) {
-        let communities = self.communities.keys();
-        let both = communities.flat_map(|name| [Part::Community(name.clone()), Part::Keys(name.clone())]);
-        let members = self.members.keys().cloned().map(Part::Member);
-        let all: BTreeSet<_> = both.chain(members).collect();
-        self.touched.extend(all);
-        self.touched
-            .extend([Part::Root, Part::File, Part::Enclave, Part::Revocations]);
+        for part in [Part::Root, Part::File, Part::Enclave, Part::Revocations] {
+            self.touch(part);
+        }
+        let (communities, members): (Vec<_>, Vec<_>) = (
+            self.communities.keys().cloned().collect(),
+            self.members.keys().cloned().collect(),
+        );
+        communities.iter().for_each(|name| self.touch_community(name));
+        members.iter().for_each(|name| self.touch_member(name));
+    }
+
+    /// A part is to be stored.
+    pub(super) fn touch(&mut self, part: Part) {
+        self.touched.entry(part).or_default();
     }
 
     /// A community is to be stored, keys and all.
     pub(super) fn touch_community(&mut self, name: &Name) {
-        self.touched
-            .extend([Part::Community(name.clone()), Part::Keys(name.clone())]);
+        self.touch(Part::Keys(name.clone()));
+        self.touch_manifests(name);
     }
 
-    /// A member is to be stored.
+    /// Epochs of a community are to be stored, and its members to be told.
+    pub(super) fn touch_manifests(&mut self, name: &Name) {
+        let concerns = self.touched.entry(Part::Community(name.clone())).or_default();
+        concerns.insert(name.clone());
+    }
+
+    /// A member is to be stored, and whoever shares a community that it is in now to be told.
     pub(super) fn touch_member(&mut self, name: &Name) {
-        self.touched.insert(Part::Member(name.clone()));
+        let communities = self.roster.get(name).map(|m| m.communities.clone());
+        let concerns = self.touched.entry(Part::Member(name.clone())).or_default();
+        concerns.extend(communities.unwrap_or_default());
     }
 }
 

@@ -272,13 +272,13 @@ impl Enclave {
             .get_mut(name)
             .ok_or_else(|| IssueError::NotEnrolled(name.clone()))?;
         record.enrolment = None;
-        self.touched.insert(Part::Member(name.clone()));
-        if record.provisioned.is_none() {
+        self.touch_member(name);
+        let Some(record) = self.members.get(name).filter(|record| record.provisioned.is_some()) else {
             return Ok(());
-        }
-        self.touched.insert(Part::Enclave);
+        };
         // Serials under a name never go back: what comes after begins above all that were forgotten.
         self.floor = self.floor.max(record.serial).max(record.statement_serial);
+        self.touch(Part::Enclave);
         self.members.remove(name);
         let communities = self.roster.get(name).map(|m| m.communities.clone());
         if !self.file.members.contains_key(name) {
