@@ -8,9 +8,11 @@
 //!   tests, JSON Schema;
 //! * [`bundle`]: what a machine is given to become a member, and its request for it;
 //! * [`enrol`]: what a machine with a join token and the server say to each other;
-//! * [`issue`]: the issuer of an enclave without a server.
+//! * [`issue`]: the issuer of an enclave, with a server and without;
+//! * [`follow`]: what members are told of changes.
 
 pub mod bundle;
 pub mod enrol;
 pub mod file;
+pub mod follow;
 pub mod issue;

@@ -213,15 +213,12 @@ fn isolation_refuses_and_release_lets_back_in() {
     assert_eq!(list(&site), (2, 1));
     site.enclave = site.reloaded();
     let late = NOW.plus(Duration::from_secs(7200));
-    assert_eq!(
-        site.enclave.renew(late),
-        Ok(vec![]),
-        "no statement while it is isolated"
-    );
+    assert_eq!(site.enclave.due_for_renewal(late), [], "not while it is isolated");
     assert_eq!(site.enclave.release(&web, late), Ok(true));
     assert_eq!(list(&site), (3, 0), "a higher revision, without it");
     assert_eq!(site.enclave.release(&web, late), Ok(false));
-    assert_eq!(site.enclave.renew(late), Ok(vec![web.clone()]));
+    assert_eq!(site.enclave.due_for_renewal(late), std::slice::from_ref(&web));
+    site.enclave.issue(&web, late, &mut site.entropy).unwrap();
     // Whoever goes while it is isolated stays refused.
     site.enclave.isolate(&web, late).unwrap();
     site.enclave.end(&web, late).unwrap();
@@ -299,7 +296,8 @@ fn a_store_that_writes_what_changed_has_everything() {
     site.store();
     site.enclave.release(&name("web-7"), late(300)).unwrap();
     site.store();
-    assert_eq!(site.enclave.renew(late(3000)).unwrap().len(), 2);
+    assert_eq!(site.enclave.due_for_renewal(late(3000)).len(), 2);
+    site.enclave.serve(late(3000)).unwrap();
     site.store();
     site.enclave.revoke(&name("db-1"), late(3100)).unwrap();
     site.store();

@@ -218,6 +218,7 @@ pub fn update(opened: Opened, time: UnixTime) -> Update {
         keys: opened.keys,
         statements: opened.statements,
         directory: opened.directory,
+        views: Vec::new(),
         revocations: opened
             .revocations
             .map(|r| Unverified::parse(r.bytes()).expect("a list that was verified parses")),

@@ -19,4 +19,4 @@ pub mod session;
 pub mod wire;
 
 pub use drop::DropReason;
-pub use node::{Config, Event, Node, Outcome, Persist, Ports, Update};
+pub use node::{Config, Event, Node, Outcome, Persist, Ports, Update, ViewPiece};

@@ -161,6 +161,7 @@ impl Knowledge {
             keys: keys.collect(),
             statements: self.statements.clone(),
             directory: self.directory.clone(),
+            views: Vec::new(),
             revocations: self
                 .revocations
                 .as_ref()

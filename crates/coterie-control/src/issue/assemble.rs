@@ -6,7 +6,7 @@ use coterie_model::{DirectoryEntry, EpochKey, Name, Prefix, UnixTime};
 use super::{Enclave, IssueError, Part};
 use crate::{
     bundle::{
-        Freshness, LABEL, MAX_BYTES, MAX_ENTRIES, Request, TemplateSettings,
+        LABEL, MAX_BYTES, MAX_ENTRIES, Request, TemplateSettings,
         certificate::{self, Subject},
         delivery::{self, Address, Label},
         encode_armour,
@@ -114,7 +114,7 @@ impl Enclave {
         Ok(Content {
             member: enrolment.member,
             static_key: *enrolment.request.static_key(),
-            freshness: Freshness::Offline,
+            freshness: self.freshness,
             port: self.file().enclave.port,
             mtu: self.file().enclave.mtu,
             gateways: Vec::new(),
@@ -132,7 +132,7 @@ impl Enclave {
             statements: enrolment.statements.values().map(|s| s.bytes().to_vec()).collect(),
             manifests,
             revocations: self.revocations.as_ref().map(|list| list.bytes().to_vec()),
-            head: None,
+            head: self.head(now).map(|head| head.bytes().to_vec()),
             views: self.views(front, &labels, &keys, entropy)?,
         })
     }
@@ -227,13 +227,7 @@ impl Enclave {
                 let statement = enrolment
                     .and_then(|e| e.statements.get(&tag))
                     .filter(|s| s.not_after > front.issued);
-                DirectoryEntry {
-                    name: name.clone(),
-                    communities: vec![tag],
-                    addresses: member.addresses.iter().filter_map(|ip| Prefix::host(*ip)).collect(),
-                    endpoints: member.endpoints.clone(),
-                    statements: statement.cloned().into_iter().collect(),
-                }
+                super::served::entry_of((name, member), tag, statement)
             })
             .collect()
     }

@@ -5,7 +5,7 @@ use core::time::Duration;
 use coterie_crypto::{Entropy, Secret};
 use coterie_model::{CommunityTag, Epoch, EpochKey, EpochKind, Manifest, Name, Signed, UnixTime, commitment};
 
-use super::{Enclave, IssueError};
+use super::{Enclave, IssueError, Part};
 
 /// How long an epoch that a removal ended goes on admitting.
 pub const REMOVAL_GRACE: Duration = Duration::from_secs(10);
@@ -175,7 +175,8 @@ impl Enclave {
     /// Drops epochs of a community that have retired.
     pub(super) fn prune(&mut self, community: &Name, now: UnixTime) -> Result<(), IssueError> {
         if self.community_mut(community)?.prune(now) {
-            self.touch_community(community);
+            self.touch(Part::Keys(community.clone()));
+            self.touch(Part::Community(community.clone()));
         }
         Ok(())
     }

@@ -32,9 +32,10 @@ use super::{
     Enclave, IssueError,
     epoch::{CommunityRecord, EpochRecord},
     member::{Enrolment, MemberRecord},
+    records::freshness,
     roster::{Provisioned, Roster},
 };
-use crate::bundle::{Headers, Request, certificate, decode_armour, encode_armour, to_pem};
+use crate::bundle::{Freshness, Headers, Request, certificate, decode_armour, encode_armour, to_pem};
 
 const ROOT: &str = "root.key";
 const STATEMENT: &str = "statement.key";
@@ -75,6 +76,8 @@ struct State {
     revocations: Option<String>,
     #[serde(default, skip_serializing_if = "is_zero")]
     floor: Serial,
+    #[serde(default, skip_serializing_if = "is_false")]
+    served: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -192,6 +195,7 @@ impl Enclave {
         let mut this = Self {
             file: super::parse(&text)?,
             roster: Roster::default(),
+            freshness: freshness(state.served),
             floor: state.floor,
             text,
             root_key,
@@ -229,6 +233,7 @@ impl Enclave {
             members: members.collect(),
             revocations: self.revocations.as_ref().map(|list| STANDARD.encode(list.bytes())),
             floor: self.floor,
+            served: self.freshness == Freshness::Heads,
         }
     }
 

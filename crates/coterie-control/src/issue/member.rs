@@ -208,15 +208,15 @@ impl Enclave {
 
     /// Adds an entry, in the place of another one for the same key.
     pub(super) fn add_revocation(&mut self, entry: Revocation, now: UnixTime) -> Result<(), IssueError> {
-        let (revision, entries) = match &self.revocations {
-            Some(list) => (list.revision, list.entries.clone()),
-            None => (0, Vec::new()),
-        };
-        let lasts = |e: &Revocation| e.until > now && e.static_key != entry.static_key;
-        let mut entries: Vec<Revocation> = entries.into_iter().filter(lasts).collect();
-        if entry.until > now {
-            entries.push(entry);
-        }
+        let known = self.revocations.iter().flat_map(|list| &list.entries);
+        let others = known.filter(|e| e.static_key != entry.static_key).cloned();
+        let entries = others.chain([entry.clone()]).collect();
+        self.set_revocations(entries, now)
+    }
+
+    /// A new list, with the next revision.
+    pub(super) fn set_revocations(&mut self, mut entries: Vec<Revocation>, now: UnixTime) -> Result<(), IssueError> {
+        entries.retain(|e| e.until > now);
         if entries.len() > MAX_REVOCATIONS {
             return Err(IssueError::TooManyRevocations(MAX_REVOCATIONS));
         }
@@ -224,7 +224,7 @@ impl Enclave {
         let list = Revocations {
             era: self.authority.era,
             enclave: self.authority.enclave,
-            revision: revision + 1,
+            revision: self.revocations.as_ref().map_or(0, |list| list.revision) + 1,
             entries,
         };
         self.revocations = Some(Signed::sign(list, &self.statement_key));

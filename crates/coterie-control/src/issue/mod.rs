@@ -15,6 +15,7 @@ mod files;
 mod member;
 mod records;
 mod roster;
+mod served;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,7 @@ pub use member::Admission;
 pub use records::{Part, Record};
 
 use crate::{
-    bundle::{certificate, root_hash},
+    bundle::{Freshness, certificate, root_hash},
     file::{self, EnclaveFile, Member},
 };
 use epoch::CommunityRecord;
@@ -55,6 +56,8 @@ pub struct Enclave {
     communities: BTreeMap<Name, CommunityRecord>,
     members: BTreeMap<Name, MemberRecord>,
     roster: Roster,
+    /// What tells members that membership goes on.
+    freshness: Freshness,
     /// Above the serials of all members that were forgotten.
     floor: Serial,
     revocations: Option<Signed<Revocations>>,
@@ -120,6 +123,7 @@ impl Enclave {
             communities: BTreeMap::new(),
             members: BTreeMap::new(),
             roster: Roster::default(),
+            freshness: Freshness::Offline,
             floor: 0,
             revocations: None,
             latest: now,

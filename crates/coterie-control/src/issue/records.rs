@@ -18,7 +18,7 @@ use super::{
     files::{CommunityState, EpochKeys, MemberState, bytes, damaged, read_community, read_member, signed},
     roster::Roster,
 };
-use crate::bundle::certificate;
+use crate::bundle::{Freshness, certificate};
 
 const VERSION: u8 = 1;
 
@@ -107,6 +107,7 @@ struct Whole {
     authority: String,
     root_certificate: String,
     floor: Serial,
+    served: bool,
 }
 
 impl Enclave {
@@ -176,6 +177,7 @@ impl Enclave {
             communities,
             members,
             roster: Roster::default(),
+            freshness: freshness(whole.served),
             floor: whole.floor,
             revocations: revocations
                 .map(|list| signed(&String::from_utf8_lossy(&list), &verifying_key))
@@ -202,6 +204,7 @@ impl Enclave {
                 authority: STANDARD.encode(self.authority.bytes()),
                 root_certificate: STANDARD.encode(&self.root_certificate),
                 floor: self.floor,
+                served: self.freshness == Freshness::Heads,
             }),
             Part::Revocations => Zeroizing::new(STANDARD.encode(self.revocations.as_ref()?.bytes()).into_bytes()),
             Part::Community(name) => to_json(&CommunityState::of(self.communities.get(name)?)),
@@ -228,9 +231,10 @@ impl Enclave {
         self.touched.entry(part).or_default();
     }
 
-    /// A community is to be stored, keys and all.
+    /// A community is to be stored, keys and all, which its members are to fetch.
     pub(super) fn touch_community(&mut self, name: &Name) {
-        self.touch(Part::Keys(name.clone()));
+        let concerns = self.touched.entry(Part::Keys(name.clone())).or_default();
+        concerns.insert(name.clone());
         self.touch_manifests(name);
     }
 
@@ -246,6 +250,11 @@ impl Enclave {
         let concerns = self.touched.entry(Part::Member(name.clone())).or_default();
         concerns.extend(communities.unwrap_or_default());
     }
+}
+
+/// Whether a server tells heads.
+pub(super) fn freshness(served: bool) -> Freshness {
+    if served { Freshness::Heads } else { Freshness::Offline }
 }
 
 fn seeds(root: &[u8]) -> Result<(SigningKey, SigningKey), IssueError> {

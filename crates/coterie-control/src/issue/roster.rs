@@ -220,29 +220,6 @@ impl Enclave {
         Ok(true)
     }
 
-    /// Makes statements anew that have less than half a lease to run; gives the members that they are about. Whoever is
-    /// isolated gets none.
-    ///
-    /// # Errors
-    /// [`IssueError`] when the authority has ended.
-    pub fn renew(&mut self, now: UnixTime) -> Result<Vec<Name>, IssueError> {
-        let now = self.advance(now)?;
-        let half = now.plus(self.file.enclave.lease / 2);
-        let due: Vec<Name> = self
-            .members
-            .iter()
-            .filter(|(_, record)| {
-                let enrolment = record.enrolment.as_ref().filter(|e| !e.isolated);
-                enrolment.is_some_and(|e| e.statements.values().any(|s| s.not_after < half))
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in &due {
-            self.renew_statements(name, now)?;
-        }
-        Ok(due)
-    }
-
     /// Makes the roster anew from file and records.
     pub(super) fn call_roll(&mut self) {
         self.roster = Roster::of(&self.file, &self.members);

@@ -16,7 +16,7 @@ const MAX_ASKED: usize = 256;
 /// A question under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    id: PeerId,
+    pub(super) id: PeerId,
     tag: CommunityTag,
     epoch: Epoch,
     at: Instant,

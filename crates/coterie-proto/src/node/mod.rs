@@ -28,6 +28,7 @@ mod status;
 mod table;
 mod timers;
 mod update;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -54,6 +55,7 @@ use peer::Peer;
 use table::Table;
 
 pub use status::{CommunityStatus, Explanation, Held, PeerStatus, SessionStatus, Status};
+pub use view::ViewPiece;
 
 /// Counters of initiations that are reserved at a time (WIRE section 3.3).
 pub const COUNTER_BLOCK: u64 = 4096;
@@ -106,8 +108,10 @@ pub struct Update {
     pub keys: Vec<EpochKey>,
     /// Statements about this node.
     pub statements: Vec<Signed<Statement>>,
-    /// Other members.
+    /// Other members, each with all communities.
     pub directory: Vec<DirectoryEntry>,
+    /// What a server tells of communities.
+    pub views: Vec<ViewPiece>,
     /// Who is refused.
     pub revocations: Option<Unverified<Revocations>>,
     /// The enclave's pulse.
@@ -250,6 +254,10 @@ pub struct Node {
     entropy: Box<dyn Entropy + Send>,
 
     peers: Vec<Peer>,
+    /// Places of members that were forgotten.
+    free: Vec<PeerId>,
+    /// Whole views that are being told, with who was in them so far.
+    whole_views: BTreeMap<CommunityTag, BTreeSet<PeerId>>,
     by_static: BTreeMap<PublicKey, PeerId>,
     by_member: BTreeMap<MemberId, PeerId>,
     by_name: BTreeMap<Name, PeerId>,
@@ -306,6 +314,8 @@ impl Node {
             port: config.port,
             entropy,
             peers: Vec::new(),
+            free: Vec::new(),
+            whole_views: BTreeMap::new(),
             by_static: BTreeMap::new(),
             by_member: BTreeMap::new(),
             by_name: BTreeMap::new(),

@@ -140,7 +140,7 @@ impl Node {
             .count()
         };
         Held {
-            peers: self.peers.len(),
+            peers: self.by_name.len(),
             live: live().count(),
             slots: live().map(slots).sum(),
             indices: self.indices.len(),
@@ -174,7 +174,7 @@ impl Node {
             forked: self.forked,
             revision: self.membership.known().1,
             communities: communities.collect(),
-            peers: (0..self.peers.len()).map(|id| self.peer_status(id, now)).collect(),
+            peers: self.by_name.values().map(|id| self.peer_status(*id, now)).collect(),
             counts: self.counts.clone(),
         }
     }

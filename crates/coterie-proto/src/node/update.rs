@@ -1,5 +1,7 @@
 //! New knowledge: from a bundle, from the directory, from what peers staple into handshakes.
 
+use std::net::SocketAddr;
+
 use coterie_model::{DirectoryEntry, Instant, Revocations, Signed, Statement, Unverified};
 
 use super::{Node, PeerId, Persist, Update, peer::Peer};
@@ -20,6 +22,10 @@ impl Node {
         }
         if update.complete {
             self.forget_unnamed(&update);
+        }
+        // Who is refused, before who is new.
+        if let Some(list) = update.revocations {
+            self.learn_revocations(list);
         }
         for manifest in update.manifests {
             let learned = self.membership.learn_manifest(manifest);
@@ -48,8 +54,8 @@ impl Node {
         for entry in update.directory {
             self.learn_entry(entry);
         }
-        if let Some(list) = update.revocations {
-            self.learn_revocations(list);
+        for piece in update.views {
+            self.learn_view(piece);
         }
         if let Some(head) = update.head {
             let learned = self.membership.learn_head(head, now);
@@ -123,15 +129,8 @@ impl Node {
         let newest = entry.statements.iter().map(|s| s.serial).max();
         peer.statements
             .retain(|s| entry.communities.contains(&s.tag) || newest.is_some_and(|n| s.serial > n));
-        // Where peers are not followed when they move, the directory says where they are.
-        if !self.roaming
-            && let Some(live) = peer.live.as_mut()
-            && !entry.endpoints.is_empty()
-            && live.endpoint.is_some_and(|e| !entry.endpoints.contains(&e))
-            && entry.endpoints != peer.endpoints
-        {
-            live.endpoint = None;
-        }
+        self.follow_endpoints(id, &entry.endpoints);
+        let peer = &mut self.peers[id];
         peer.communities = entry.communities;
         peer.endpoints = entry.endpoints;
         peer.addresses = entry.addresses;
@@ -144,12 +143,33 @@ impl Node {
         }
     }
 
-    fn peer_named(&mut self, name: &coterie_model::Name) -> PeerId {
+    /// Where peers are not followed when they move, the directory says where they are.
+    pub(super) fn follow_endpoints(&mut self, id: PeerId, endpoints: &[SocketAddr]) {
+        let peer = &mut self.peers[id];
+        if !self.roaming
+            && let Some(live) = peer.live.as_mut()
+            && !endpoints.is_empty()
+            && live.endpoint.is_some_and(|e| !endpoints.contains(&e))
+            && endpoints != peer.endpoints
+        {
+            live.endpoint = None;
+        }
+    }
+
+    pub(super) fn peer_named(&mut self, name: &coterie_model::Name) -> PeerId {
         if let Some(id) = self.by_name.get(name) {
             return *id;
         }
-        let id = self.peers.len();
-        self.peers.push(Peer::new(name.clone()));
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.peers[id] = Peer::new(name.clone());
+                id
+            }
+            None => {
+                self.peers.push(Peer::new(name.clone()));
+                self.peers.len() - 1
+            }
+        };
         self.by_name.insert(name.clone(), id);
         id
     }

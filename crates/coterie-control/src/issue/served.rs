@@ -1,0 +1,111 @@
+//! What a server tells of an enclave, beside bundles: its pulse, and the view of each community.
+
+use coterie_model::{
+    CommunityTag, DirectoryEntry, Head, Manifest, Name, Prefix, Signed, Statement, UnixTime, signed::head_hash,
+};
+
+use super::{Enclave, IssueError, Part};
+use crate::{
+    bundle::{Freshness, MAX_ENTRIES},
+    file::Member,
+};
+
+impl Enclave {
+    /// From now on members need a pulse: a server tells heads. An enclave that was issued offline goes on so until each of its
+    /// members has a new bundle.
+    ///
+    /// # Errors
+    /// [`IssueError`] when the authority has ended.
+    pub fn serve(&mut self, now: UnixTime) -> Result<(), IssueError> {
+        let now = self.advance(now)?;
+        self.freshness = Freshness::Heads;
+        self.touch(Part::Enclave);
+        if self.revocations.is_none() {
+            // A head pins a list, be it empty.
+            self.set_revocations(Vec::new(), now)?;
+        }
+        Ok(())
+    }
+
+    /// The pulse at `now`; `None` in an enclave without a server.
+    #[must_use]
+    pub fn head(&self, now: UnixTime) -> Option<Signed<Head>> {
+        if self.freshness == Freshness::Offline {
+            return None;
+        }
+        let list = self.revocations.as_ref()?;
+        let head = Head {
+            era: self.authority.era,
+            enclave: self.authority.enclave,
+            revision: list.revision,
+            time: now.max(self.latest),
+            hash: head_hash(list),
+        };
+        Some(Signed::sign(head, &self.statement_key))
+    }
+
+    /// The tag of a community.
+    #[must_use]
+    pub fn tag(&self, community: &Name) -> Option<CommunityTag> {
+        self.communities.get(community).map(|record| record.tag)
+    }
+
+    /// The epochs of a community that have not retired at `now`.
+    #[must_use]
+    pub fn live_manifests(&self, community: &Name, now: UnixTime) -> Vec<&Signed<Manifest>> {
+        self.manifests(community).filter(|m| m.retires > now).collect()
+    }
+
+    /// What the members of a community are told of each other: of all, or of none where there are too many, who are found by
+    /// asking then.
+    #[must_use]
+    pub fn view(&self, community: &Name, now: UnixTime) -> Vec<DirectoryEntry> {
+        if usize::try_from(self.roster.holders(community)).is_ok_and(|n| n > MAX_ENTRIES) {
+            return Vec::new();
+        }
+        self.roster
+            .iter()
+            .filter_map(|(name, _)| self.entry(name, community, now))
+            .collect()
+    }
+
+    /// What members of a community are told of one of them; `None` when it is in it no more, or not enrolled yet.
+    #[must_use]
+    pub fn entry(&self, name: &Name, community: &Name, now: UnixTime) -> Option<DirectoryEntry> {
+        let member = self.roster.get(name).filter(|m| m.communities.contains(community))?;
+        let tag = self.tag(community)?;
+        let enrolment = self.enrolment(name).ok()?;
+        let statement = enrolment.statements.get(&tag).filter(|s| s.not_after > now);
+        Some(entry_of((name, member), tag, statement))
+    }
+
+    /// Members whose statements have less than half a lease to run: they are to ask for a new bundle. Whoever is isolated is
+    /// not.
+    #[must_use]
+    pub fn due_for_renewal(&self, now: UnixTime) -> Vec<Name> {
+        let half = now.plus(self.file.enclave.lease / 2);
+        self.members
+            .iter()
+            .filter(|(_, record)| {
+                let enrolment = record.enrolment.as_ref().filter(|e| !e.isolated);
+                enrolment.is_some_and(|e| e.statements.values().any(|s| s.not_after < half))
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+}
+
+/// What is told of a member in one community.
+pub(super) fn entry_of(
+    (name, member): (&Name, &Member),
+    tag: CommunityTag,
+    statement: Option<&Signed<Statement>>,
+) -> DirectoryEntry {
+    DirectoryEntry {
+        name: name.clone(),
+        communities: vec![tag],
+        addresses: member.addresses.iter().filter_map(|ip| Prefix::host(*ip)).collect(),
+        endpoints: member.endpoints.clone(),
+        statements: statement.cloned().into_iter().collect(),
+    }
+}

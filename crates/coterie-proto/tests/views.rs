@@ -1,0 +1,108 @@
+//! What a server tells of communities' views, piece by piece and change by change.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[expect(dead_code, reason = "each test of nodes uses a part of it")]
+mod world;
+
+use std::time::Duration;
+
+use coterie_model::CommunityTag;
+use coterie_proto::{DropReason, Outcome, Update, ViewPiece};
+use world::{Enclave, Wire};
+
+const ALICE: u8 = 1;
+const BOB: u8 = 2;
+const CAROL: u8 = 3;
+
+fn piece(enclave: &Enclave, community: u8, members: &[u8], gone: &[u8]) -> ViewPiece {
+    ViewPiece {
+        tag: CommunityTag([community; 16]),
+        begins: false,
+        ends: false,
+        entries: members.iter().map(|n| enclave.entry(*n, &[community])).collect(),
+        gone: gone.iter().map(|n| enclave.name(*n)).collect(),
+    }
+}
+
+fn tell(w: &mut Wire, n: u8, pieces: Vec<ViewPiece>) {
+    let update = Update {
+        views: pieces,
+        ..Update::default()
+    };
+    let now = w.now;
+    w.host(n).node.handle_update(update, now);
+    w.settle();
+}
+
+/// Members of communities 1 and 2 who know nobody yet.
+fn strangers(enclave: &Enclave) -> Wire {
+    let config = |n| (n, enclave.config(n, &[1, 2], &[]));
+    Wire::new([ALICE, BOB, CAROL].map(config).into())
+}
+
+fn peers(w: &mut Wire, n: u8) -> Vec<String> {
+    let now = w.now;
+    let status = w.host(n).node.status(now);
+    status.peers.iter().map(|p| p.name.to_string()).collect()
+}
+
+#[test]
+fn who_joins_is_reached_and_who_leaves_is_not() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    assert_eq!(w.send(ALICE, BOB, b"x"), Outcome::Dropped(DropReason::NoMember));
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[ALICE, BOB], &[])]);
+    w.send(ALICE, BOB, b"one");
+    assert_eq!(w.received(BOB).len(), 1);
+    tell(&mut w, ALICE, vec![piece(&enclave, 2, &[BOB], &[])]);
+    assert!(w.has_session(ALICE, BOB));
+    // The session is of community 1; it ends with it, and the next one is of community 2.
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[], &[BOB])]);
+    assert!(!w.has_session(ALICE, BOB) && !w.has_session(BOB, ALICE));
+    w.send(ALICE, BOB, b"two");
+    assert_eq!(w.received(BOB).len(), 1);
+    tell(&mut w, ALICE, vec![piece(&enclave, 2, &[], &[BOB])]);
+    assert!(!w.has_session(ALICE, BOB) && !w.has_session(BOB, ALICE));
+    assert_eq!(peers(&mut w, ALICE), [""; 0]);
+    assert_eq!(w.send(ALICE, BOB, b"x"), Outcome::Dropped(DropReason::NoMember));
+}
+
+#[test]
+fn a_whole_view_forgets_whoever_is_in_none_of_its_pieces() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[BOB, CAROL], &[])]);
+    let (mut first, mut last) = (piece(&enclave, 1, &[BOB], &[]), piece(&enclave, 1, &[4], &[]));
+    first.begins = true;
+    last.ends = true;
+    tell(&mut w, ALICE, vec![first]);
+    assert_eq!(peers(&mut w, ALICE).len(), 2, "not before the last piece");
+    // A change comes in between: it counts.
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[5], &[]), last]);
+    assert_eq!(peers(&mut w, ALICE), ["m2", "m4", "m5"]);
+    let (mut both, mut other) = (piece(&enclave, 1, &[], &[]), piece(&enclave, 2, &[BOB], &[]));
+    (both.begins, both.ends) = (true, true);
+    (other.begins, other.ends) = (true, true);
+    tell(&mut w, ALICE, vec![other, both]);
+    assert_eq!(peers(&mut w, ALICE), ["m2"], "he is in another one");
+}
+
+#[test]
+fn machines_that_come_and_go_leave_nothing_behind() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[BOB], &[])]);
+    for round in 0..50 {
+        let members: Vec<u8> = (10..30).map(|n| n + (round % 5) * 20).collect();
+        tell(&mut w, ALICE, vec![piece(&enclave, 1, &members, &[])]);
+        for n in &members {
+            w.send(ALICE, *n, b"is anybody there?");
+        }
+        w.advance(Duration::from_secs(1));
+        tell(&mut w, ALICE, vec![piece(&enclave, 1, &[], &members)]);
+    }
+    let held = w.host(ALICE).node.held();
+    assert_eq!((held.peers, held.live, held.indices), (1, 0, 0), "{held:?}");
+    w.send(ALICE, BOB, b"goes on");
+    assert_eq!(w.received(BOB).len(), 1);
+}
