@@ -57,6 +57,12 @@ const RULES: &[Rule] = &[
         pure: false,
     },
     Rule {
+        name: "coterie-store",
+        ours: &["coterie-crypto", "coterie-model"],
+        dev: &[],
+        pure: false,
+    },
+    Rule {
         name: "coterie-node",
         ours: &[
             "coterie-crypto",

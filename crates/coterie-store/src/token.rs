@@ -1,0 +1,376 @@
+//! Join tokens: each makes so many members and no more, until then, from there.
+
+use core::net::IpAddr;
+use core::time::Duration;
+
+use coterie_crypto::{Entropy, Secret};
+use coterie_model::{EnclaveId, MemberId, Name, Prefix, UnixTime};
+
+use crate::enclave::one;
+use crate::id::{TenantId, TokenId};
+use crate::row::{Row, damaged, stored, stored_time};
+use crate::seal::{Place, TenantKey};
+use crate::session::Constraint;
+use crate::{Read, StoreError, Write};
+
+/// What a token is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct NewToken<'a> {
+    /// The template of the members that it makes.
+    pub template: &'a Name,
+    /// How many it makes: 1 or more.
+    pub uses: u32,
+    /// The last second in which it can be used.
+    pub not_after: UnixTime,
+    /// Where it can be used from; `None`: from anywhere.
+    pub source: Option<Prefix>,
+    /// How long an ephemeral member stays after it was last seen; `None`: its members are not ephemeral.
+    pub time_to_live: Option<Duration>,
+    /// Who makes it.
+    pub made_by: &'a str,
+}
+
+/// A token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: TokenId,
+    /// The enclave that its members join.
+    pub enclave: EnclaveId,
+    /// Their template.
+    pub template: Name,
+    /// How many it makes.
+    pub uses_allowed: u32,
+    /// How many it made.
+    pub uses_made: u32,
+    /// The last second in which it can be used.
+    pub not_after: UnixTime,
+    /// Where it can be used from; `None`: from anywhere.
+    pub source: Option<Prefix>,
+    /// How long an ephemeral member stays after it was last seen; `None`: its members are not ephemeral.
+    pub time_to_live: Option<Duration>,
+    /// Who made it.
+    pub made_by: String,
+    /// When.
+    pub created: UnixTime,
+    /// Since when it is revoked.
+    pub revoked: Option<UnixTime>,
+}
+
+/// A token that somebody knocks with, of whichever tenant.
+#[derive(Debug)]
+pub struct PresentedToken {
+    /// The tenant of its enclave.
+    pub tenant: TenantId,
+    /// The token.
+    pub token: Token,
+    /// Its 32 bytes, by which the one who knocks is to prove that it holds it.
+    pub secret: Secret<32>,
+}
+
+/// What came of an attempt to use a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenUse {
+    /// The use counts, with the commit.
+    Used(Token),
+    /// It does not.
+    Refused(TokenRefusal),
+}
+
+/// Why a token cannot be used: for the administrator; on the wire all are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefusal {
+    /// There is no such token.
+    #[error("there is no such token")]
+    Unknown,
+    /// It was revoked.
+    #[error("the token was revoked")]
+    Revoked,
+    /// Its time is over.
+    #[error("the token expired")]
+    Expired,
+    /// It is for use from elsewhere.
+    #[error("the token is not for use from this address")]
+    WrongSource,
+    /// It made as many members as it may.
+    #[error("the token is used up")]
+    Spent,
+}
+
+/// A use of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenUseRecord {
+    /// The member that it made.
+    pub member: MemberId,
+    /// When.
+    pub time: UnixTime,
+    /// From where.
+    pub source: IpAddr,
+}
+
+const READING: &str = "reading tokens";
+
+impl Read {
+    /// The token of this id, if it is for the enclave.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn token(&mut self, enclave: EnclaveId, id: TokenId) -> Result<Option<Token>, StoreError> {
+        let query = sqlx::query("SELECT * FROM tokens WHERE enclave_id = $1 AND id = $2")
+            .bind(&enclave.0[..])
+            .bind(&id.0[..]);
+        self.optional(READING, query).await?.map(|row| token(&row)).transpose()
+    }
+
+    /// All tokens for the enclave, the oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn tokens(&mut self, enclave: EnclaveId) -> Result<Vec<Token>, StoreError> {
+        let query = sqlx::query("SELECT * FROM tokens WHERE enclave_id = $1 ORDER BY created, id").bind(&enclave.0[..]);
+        self.all(READING, query).await?.iter().map(token).collect()
+    }
+
+    /// Who was made by a token, the first first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn token_uses(&mut self, enclave: EnclaveId, id: TokenId) -> Result<Vec<TokenUseRecord>, StoreError> {
+        let query = sqlx::query(
+            "SELECT u.member_id, u.time, u.source FROM token_uses u JOIN tokens t ON t.id = u.token_id \
+             WHERE t.enclave_id = $1 AND t.id = $2 ORDER BY u.time, u.member_id",
+        )
+        .bind(&enclave.0[..])
+        .bind(&id.0[..]);
+        let rows = self.all("reading uses of a token", query).await?;
+        rows.iter()
+            .map(|row| {
+                let source = row.text("source")?;
+                Ok(TokenUseRecord {
+                    member: MemberId(row.array("member_id")?),
+                    time: row.time("time")?,
+                    source: source.parse().map_err(|_unparsed| damaged("source", source))?,
+                })
+            })
+            .collect()
+    }
+
+    /// The token that somebody knocks with. The one read that asks for no tenant and no enclave, because the one who knocks
+    /// has none yet: what it has to prove is that it knows the token's secret.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when its secret does not open.
+    pub async fn presented_token(&mut self, id: TokenId) -> Result<Option<PresentedToken>, StoreError> {
+        let query = sqlx::query("SELECT * FROM tokens WHERE id = $1").bind(&id.0[..]);
+        let Some(row) = self.optional(READING, query).await? else {
+            return Ok(None);
+        };
+        let token = token(&row)?;
+        let key = self.key_of_enclave(token.enclave).await?;
+        Ok(Some(PresentedToken {
+            tenant: key.tenant(),
+            secret: open_secret(&key, id, &row)?,
+            token,
+        }))
+    }
+}
+
+impl Write {
+    /// Makes a token: id and secret are drawn. The secret can be had again by [`Read::presented_token`] alone.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such enclave; [`StoreError::OutOfRange`] for no uses.
+    pub async fn create_token(
+        &mut self,
+        enclave: EnclaveId,
+        new: &NewToken<'_>,
+        now: UnixTime,
+        entropy: &mut (dyn Entropy + Send),
+    ) -> Result<(TokenId, Secret<32>), StoreError> {
+        if new.uses == 0 {
+            return Err(StoreError::OutOfRange { what: "the number of uses" });
+        }
+        let (id, secret) = (TokenId::draw(entropy), Secret::draw(entropy));
+        let key = self.read().key_of_enclave(enclave).await?;
+        let sealed = key.seal(&place(&[&id.0]), secret.expose(), entropy);
+        let time_to_live = new.time_to_live.map(|d| stored("the time to live", d.as_secs()));
+        let query = sqlx::query(
+            "INSERT INTO tokens (id, enclave_id, template, sealed_secret, uses_allowed, uses_made, not_after, source, \
+             source_first, source_last, time_to_live, made_by, created, revoked_at) \
+             VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9, $10, $11, $12, NULL)",
+        )
+        .bind(&id.0[..])
+        .bind(&enclave.0[..])
+        .bind(new.template.as_str())
+        .bind(sealed)
+        .bind(i64::from(new.uses))
+        .bind(stored_time(new.not_after)?)
+        .bind(new.source.map(|p| format!("{}/{}", p.addr(), p.len())))
+        .bind(new.source.map(|p| sortable(p.addr())))
+        .bind(new.source.map(last))
+        .bind(time_to_live.transpose()?)
+        .bind(new.made_by)
+        .bind(stored_time(now)?);
+        self.execute("making a token", query).await?;
+        Ok((id, secret))
+    }
+
+    /// Uses a token for one member, in the transaction that writes the member. Of any number of simultaneous users as many
+    /// succeed as the token allows.
+    ///
+    /// # Errors
+    /// When the database fails; [`StoreError::Exists`] when the token made this member before.
+    pub async fn use_token(
+        &mut self,
+        id: TokenId,
+        member: MemberId,
+        source: IpAddr,
+        now: UnixTime,
+    ) -> Result<TokenUse, StoreError> {
+        const DOING: &str = "using a token";
+        let source = source.to_canonical();
+        let query = sqlx::query(
+            "UPDATE tokens SET uses_made = uses_made + 1 WHERE id = $1 AND uses_made < uses_allowed \
+             AND revoked_at IS NULL AND not_after >= $2 \
+             AND (source_first IS NULL OR (source_first <= $3 AND source_last >= $3)) RETURNING *",
+        )
+        .bind(&id.0[..])
+        .bind(stored_time(now)?)
+        .bind(sortable(source));
+        let Some(row) = self.returning(DOING, query).await? else {
+            return Ok(TokenUse::Refused(self.refusal(id, source, now).await?));
+        };
+        let query = sqlx::query("INSERT INTO token_uses (token_id, member_id, time, source) VALUES ($1, $2, $3, $4)")
+            .bind(&id.0[..])
+            .bind(&member.0[..])
+            .bind(stored_time(now)?)
+            .bind(source.to_string());
+        let refused = |_unique: Constraint| StoreError::Exists { what: "use of the token" };
+        self.execute_or(DOING, query, refused).await?;
+        Ok(TokenUse::Used(token(&row)?))
+    }
+
+    /// Why the statement of [`Self::use_token`] changed nothing.
+    async fn refusal(&mut self, id: TokenId, source: IpAddr, now: UnixTime) -> Result<TokenRefusal, StoreError> {
+        let query = sqlx::query("SELECT * FROM tokens WHERE id = $1").bind(&id.0[..]);
+        let Some(row) = self.read().optional(READING, query).await? else {
+            return Ok(TokenRefusal::Unknown);
+        };
+        let token = token(&row)?;
+        Ok(if token.revoked.is_some() {
+            TokenRefusal::Revoked
+        } else if token.not_after < now {
+            TokenRefusal::Expired
+        } else if token.source.is_some_and(|prefix| !prefix.contains(source)) {
+            TokenRefusal::WrongSource
+        } else {
+            TokenRefusal::Spent
+        })
+    }
+
+    /// Revokes a token: nobody can use it any more. Once is enough; the first time is kept.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the enclave has no such token.
+    pub async fn revoke_token(&mut self, enclave: EnclaveId, id: TokenId, now: UnixTime) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "UPDATE tokens SET revoked_at = coalesce(revoked_at, $1) WHERE enclave_id = $2 AND id = $3",
+        )
+        .bind(stored_time(now)?)
+        .bind(&enclave.0[..])
+        .bind(&id.0[..]);
+        one(self.execute("revoking a token", query).await?, "token")
+    }
+
+    /// Forgets a token and whom it made.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the enclave has no such token.
+    pub async fn remove_token(&mut self, enclave: EnclaveId, id: TokenId) -> Result<(), StoreError> {
+        let query = sqlx::query("DELETE FROM tokens WHERE enclave_id = $1 AND id = $2")
+            .bind(&enclave.0[..])
+            .bind(&id.0[..]);
+        one(self.execute("removing a token", query).await?, "token")
+    }
+}
+
+pub(crate) fn open_secret(key: &TenantKey, id: TokenId, row: &Row) -> Result<Secret<32>, StoreError> {
+    let text = key.open(&place(&[&id.0]), &row.bytes("sealed_secret")?).ok();
+    text.and_then(|text| Secret::from_slice(&text))
+        .ok_or_else(|| StoreError::damaged(format!("the secret of token {id}"), "it does not open"))
+}
+
+fn place<'a>(row: &'a [&'a [u8]]) -> Place<'a> {
+    Place {
+        table: "tokens",
+        column: "sealed_secret",
+        row,
+    }
+}
+
+fn token(row: &Row) -> Result<Token, StoreError> {
+    Ok(Token {
+        id: TokenId(row.array("id")?),
+        enclave: EnclaveId(row.array("enclave_id")?),
+        template: row.name("template")?,
+        uses_allowed: row.small("uses_allowed")?,
+        uses_made: row.small("uses_made")?,
+        not_after: row.time("not_after")?,
+        source: row
+            .text_or_none("source")?
+            .map(|text| prefix(&text).ok_or_else(|| damaged("source", text)))
+            .transpose()?,
+        time_to_live: row.seconds_or_none("time_to_live")?,
+        made_by: row.text("made_by")?,
+        created: row.time("created")?,
+        revoked: row.time_or_none("revoked_at")?,
+    })
+}
+
+fn prefix(text: &str) -> Option<Prefix> {
+    let (addr, len) = text.split_once('/')?;
+    Prefix::new(addr.parse().ok()?, len.parse().ok()?)
+}
+
+/// Bytes in whose order the addresses of a prefix are a range, and those of the other family are none of it.
+fn sortable(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => [&[4][..], &addr.octets()].concat(),
+        IpAddr::V6(addr) => [&[6][..], &addr.octets()].concat(),
+    }
+}
+
+/// The last address of a prefix.
+fn last(prefix: Prefix) -> Vec<u8> {
+    let mut bytes = sortable(prefix.addr());
+    let len = usize::from(prefix.len());
+    for (at, byte) in bytes.iter_mut().skip(1).enumerate() {
+        let fixed = len.saturating_sub(8 * at).min(8);
+        *byte |= 0xff_u8.checked_shr(u32::try_from(fixed).unwrap_or(8)).unwrap_or(0);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_prefix_enclose_what_it_contains_and_nothing_else() {
+        let prefixes = ["0.0.0.0/0", "10.0.0.0/8", "10.1.2.0/23", "10.1.2.3/32", "::/0", "2001:db8::/33", "::1/128"];
+        let addresses = [
+            "0.0.0.0", "9.255.255.255", "10.0.0.0", "10.1.1.255", "10.1.2.0", "10.1.2.3", "10.1.3.255", "10.1.4.0",
+            "10.255.255.255", "11.0.0.0", "255.255.255.255", "::", "::1", "::2", "2001:db7:ffff::", "2001:db8::",
+            "2001:db8:7fff:ffff::", "2001:db8:8000::", "ffff::",
+        ];
+        for text in prefixes {
+            let prefix = prefix(text).unwrap();
+            for address in addresses {
+                let address: IpAddr = address.parse().unwrap();
+                let bytes = sortable(address);
+                let inside = sortable(prefix.addr()) <= bytes && bytes <= last(prefix);
+                assert_eq!(inside, prefix.contains(address), "{address} in {text}");
+            }
+        }
+    }
+}
