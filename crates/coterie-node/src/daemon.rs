@@ -16,6 +16,7 @@ use sd_notify::NotifyState;
 
 use crate::{
     driver::{Driver, Left, Parts, now},
+    enrol,
     entropy::SystemEntropy,
     identity::{self, Fixed, Identity, STORE_NAME},
     journal::Journal,
@@ -45,9 +46,21 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     make_state_directory(options)?;
     // A machine that was dark stays dark, also when what follows fails: an ended membership does not open it.
-    let last = network::last_lockdown(options)?;
+    let mut last = network::last_lockdown(options)?;
     load(last.as_ref())?;
-    let identity = Identity::load(options, kept.as_ref())?;
+    let identity = match Identity::find(options, kept.as_ref())? {
+        Some(identity) => identity,
+        None => match enrol::token(options)? {
+            Some(token) => {
+                if last.is_none() {
+                    last = network::lockdown_before(options)?;
+                    load(last.as_ref())?;
+                }
+                enrol::enrol(options, &token, wall())?
+            }
+            None => Identity::load(options, kept.as_ref())?,
+        },
+    };
     let keys = identity.parse_keys(options)?;
     let mut journal = Journal::open(&options.state, *keys.static_key().public())
         .with_context(|| format!("cannot open the journal in {}", options.state.display()))?;

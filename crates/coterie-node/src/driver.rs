@@ -142,7 +142,7 @@ impl Ports for Buffers<'_> {
 }
 
 /// Sends a batch. What a full socket leaves over is dropped: a queue here would only be a longer one.
-fn push(udp: &UdpPort, out: &mut SendBatch) {
+pub(crate) fn push(udp: &UdpPort, out: &mut SendBatch) {
     if out.is_empty() {
         return;
     }

@@ -34,6 +34,8 @@ pub struct Identity {
     pub keys: Zeroizing<Vec<u8>>,
     /// Where they came from.
     pub origin: Origin,
+    /// The boot that they end with, where a token made them: the old keys alone let no machine back in.
+    pub boot: Option<String>,
 }
 
 /// Where an identity came from.
@@ -43,6 +45,8 @@ pub enum Origin {
     Files,
     /// A sealed memfd or the private file, from before a restart.
     Recovered,
+    /// A token, just now.
+    Enrolled,
 }
 
 impl Origin {
@@ -52,6 +56,7 @@ impl Origin {
         match self {
             Self::Files => "bundle",
             Self::Recovered => "recovered",
+            Self::Enrolled => "enrolled",
         }
     }
 }
@@ -62,6 +67,21 @@ impl Identity {
     /// # Errors
     /// When neither is there or readable.
     pub fn load(options: &Options, kept: Option<&Sealed>) -> anyhow::Result<Self> {
+        Self::find(options, kept)?.with_context(|| {
+            format!(
+                "no identity: {} or {} is missing; make keys and a request with `coterie bundle request`, have a bundle issued \
+                 with `coterie bundle issue`, and put both there; or give a join token with --token",
+                options.bundle.display(),
+                options.keys.display()
+            )
+        })
+    }
+
+    /// The same; `None` when neither is there.
+    ///
+    /// # Errors
+    /// When something is there that cannot be read.
+    pub fn find(options: &Options, kept: Option<&Sealed>) -> anyhow::Result<Option<Self>> {
         let kept = match kept {
             Some(sealed) => {
                 let bytes = sealed.read().context("cannot read the identity that was kept")?;
@@ -69,35 +89,27 @@ impl Identity {
             }
             None => read_if_there(&options.state.join(FILE_NAME))?
                 .map(|bytes| decode(&bytes))
-                .transpose()?,
+                .transpose()?
+                .filter(|kept| kept.boot.is_none() || kept.boot == boot()),
         };
         let files = read_if_there(&options.bundle)?.zip(read_if_there(&options.keys)?);
-        match (files, kept) {
-            (Some((bundle, keys)), Some((_, kept_keys))) if keys == kept_keys => Ok(Self {
+        Ok(Some(match (files, kept) {
+            (Some((bundle, keys)), kept) => Self {
+                origin: if kept.is_some_and(|kept| kept.keys == keys) {
+                    Origin::Recovered
+                } else {
+                    Origin::Files
+                },
                 bundle,
                 keys,
-                origin: Origin::Recovered,
-            }),
-            (Some((bundle, keys)), _) => Ok(Self {
-                bundle,
-                keys,
-                origin: Origin::Files,
-            }),
-            (None, Some((bundle, keys))) => {
-                let bundle = read_if_there(&options.bundle)?.unwrap_or(bundle);
-                Ok(Self {
-                    bundle,
-                    keys,
-                    origin: Origin::Recovered,
-                })
-            }
-            (None, None) => bail!(
-                "no identity: {} or {} is missing; make keys and a request with `coterie bundle request`, have a bundle \
-                 issued with `coterie bundle issue`, and put both there",
-                options.bundle.display(),
-                options.keys.display()
-            ),
-        }
+                boot: None,
+            },
+            (None, Some(kept)) => Self {
+                bundle: read_if_there(&options.bundle)?.unwrap_or(kept.bundle),
+                ..kept
+            },
+            (None, None) => return Ok(None),
+        }))
     }
 
     /// Opens the bundle with the keys.
@@ -255,7 +267,7 @@ fn suites(template: &TemplateSettings) -> (Suites, Suite) {
     (all, preferred)
 }
 
-fn has_aes() -> bool {
+pub(crate) fn has_aes() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq")
@@ -305,29 +317,40 @@ fn read_if_there(path: &Path) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
 
 fn encode(identity: &Identity) -> Zeroizing<Vec<u8>> {
     let mut w = Writer::new();
-    w.u8(1)
+    w.u8(2)
+        .counted(identity.boot.as_deref().unwrap_or_default().as_bytes())
         .u32(u32::try_from(identity.bundle.len()).unwrap_or(u32::MAX))
         .bytes(&identity.bundle)
         .bytes(&identity.keys);
     Zeroizing::new(w.into_bytes())
 }
 
-/// Bundle and keys.
-type Pair = (Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>);
-
-fn decode(bytes: &[u8]) -> anyhow::Result<Pair> {
+fn decode(bytes: &[u8]) -> anyhow::Result<Identity> {
     let mut r = Reader::new(bytes);
     let mut read = || {
         let version = r.u8("version")?;
+        // Version 1 knew no tokens.
+        let boot = if version == 1 { &[][..] } else { r.counted(64, "boot")? };
         let len = usize::try_from(r.u32("bundle length")?).unwrap_or(usize::MAX);
         let bundle = Zeroizing::new(r.take(len, "bundle")?.to_vec());
         let keys = Zeroizing::new(r.take(r.remaining(), "keys")?.to_vec());
-        Ok::<_, coterie_model::Malformed>((version, bundle, keys))
+        Ok::<_, coterie_model::Malformed>((version, boot, bundle, keys))
     };
-    let (version, bundle, keys) =
+    let (version, boot, bundle, keys) =
         read().context("the identity that was kept is damaged; remove it and start from the bundle")?;
-    if version != 1 {
+    if version > 2 {
         bail!("the identity that was kept is of another version; remove it and start from the bundle");
     }
-    Ok((bundle, keys))
+    Ok(Identity {
+        bundle,
+        keys,
+        origin: Origin::Recovered,
+        boot: Some(String::from_utf8_lossy(boot).into_owned()).filter(|boot| !boot.is_empty()),
+    })
+}
+
+/// Which boot of the machine this is.
+pub(crate) fn boot() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
 }

@@ -9,6 +9,7 @@
 //! | [`options`] | the command line |
 //! | [`daemon`] | start and stop, in order |
 //! | [`identity`] | bundle and keys; how they survive kill -9 and restart |
+//! | [`enrol`] | from a join token to an identity |
 //! | [`journal`] | counters that must survive with them |
 //! | [`network`] | TUN device, addresses, routes, lockdown |
 //! | [`driver`] | the loop |
@@ -21,6 +22,7 @@ pub mod answers;
 pub mod daemon;
 mod disk;
 pub mod driver;
+pub mod enrol;
 pub mod entropy;
 pub mod identity;
 pub mod journal;

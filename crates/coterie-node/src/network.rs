@@ -144,7 +144,14 @@ pub fn set_addresses(links: &mut Links, interface: &str, opened: &Opened) -> any
 /// # Errors
 /// When it is taken, or without the capability to mark its packets.
 pub fn open_outside(options: &Options, opened: &Opened) -> anyhow::Result<UdpPort> {
-    let address = outside(options, opened);
+    bind_outside(options, outside(options, opened))
+}
+
+/// Opens the outside port at `address`.
+///
+/// # Errors
+/// When it is taken, or without the capability to mark its packets.
+pub fn bind_outside(options: &Options, address: SocketAddr) -> anyhow::Result<UdpPort> {
     let udp = UdpOptions {
         mark: Some(MARK),
         recv_buffer: RECV_BUFFER,
@@ -154,7 +161,7 @@ pub fn open_outside(options: &Options, opened: &Opened) -> anyhow::Result<UdpPor
     match UdpPort::bind(address, &udp) {
         // A kernel without IPv6 has no [::] to listen at.
         Err(e) if options.listen.is_none() && e.kind() != std::io::ErrorKind::AddrInUse => {
-            UdpPort::bind((IpAddr::from([0u8; 4]), opened.port).into(), &udp)
+            UdpPort::bind((IpAddr::from([0u8; 4]), address.port()).into(), &udp)
         }
         bound => bound,
     }
@@ -183,6 +190,19 @@ pub fn lockdown(options: &Options, opened: &Opened) -> anyhow::Result<Option<Loc
         return Ok(None);
     }
     make_lockdown(options, opened.port, pools(opened)?).map(Some)
+}
+
+/// The lockdown of a machine that is no member yet: what a token's holder sends is sealed too.
+///
+/// # Errors
+/// When no outside interface can be found.
+pub fn lockdown_before(options: &Options) -> anyhow::Result<Option<Lockdown>> {
+    match options.lockdown {
+        LockdownChoice::Off => Ok(None),
+        LockdownChoice::Auto | LockdownChoice::On => {
+            make_lockdown(options, coterie_control::file::DEFAULT_PORT, Vec::new()).map(Some)
+        }
+    }
 }
 
 fn make_lockdown(options: &Options, port: u16, inside: Vec<IpNet>) -> anyhow::Result<Lockdown> {

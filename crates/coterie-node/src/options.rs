@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use coterie_model::Name;
 
 /// The node daemon of Coterie: makes this machine a member of its communities.
 #[derive(Debug, Clone, Parser)]
@@ -15,6 +16,12 @@ pub struct Options {
     /// This machine's private keys, made by `coterie bundle request`
     #[arg(long, value_name = "FILE", default_value = "/etc/coterie/keys")]
     pub keys: PathBuf,
+    /// A join token to become a member with where there is no bundle; default: the credential coterie.token
+    #[arg(long, value_name = "FILE")]
+    pub token: Option<PathBuf>,
+    /// The name to ask for with a token; default: the machine's
+    #[arg(long, value_name = "NAME", value_parser = Name::new)]
+    pub name: Option<Name>,
     /// The control socket
     #[arg(long, value_name = "PATH", default_value = coterie_api::DEFAULT_SOCKET)]
     pub socket: PathBuf,

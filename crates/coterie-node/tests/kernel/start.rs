@@ -51,7 +51,7 @@ fn site_restart(site: &Site) {
     }
 }
 
-fn echo(at: SocketAddr, stop: &AtomicBool) {
+pub(crate) fn echo(at: SocketAddr, stop: &AtomicBool) {
     let socket = UdpSocket::bind(at).expect("bound");
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
     let mut bytes = [0; 64];
@@ -64,7 +64,7 @@ fn echo(at: SocketAddr, stop: &AtomicBool) {
 }
 
 /// Sends until an answer comes.
-fn first_answer(to: SocketAddr) {
+pub(crate) fn first_answer(to: SocketAddr) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while Instant::now() < deadline {
         let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else {
