@@ -113,7 +113,9 @@ impl Read {
         loop {
             let rows = match self.audit_of_all(seq, PAGE).await {
                 Ok(rows) => rows,
-                Err(StoreError::Damaged { .. }) => return broken(seq + 1, "a row after the one before it is unreadable"),
+                Err(StoreError::Damaged { .. }) => {
+                    return broken(seq + 1, "a row after the one before it is unreadable");
+                }
                 Err(error) => return Err(error),
             };
             if rows.is_empty() {
@@ -145,7 +147,9 @@ impl Read {
     async fn audit_end(&mut self) -> Result<End, StoreError> {
         let query = sqlx::query("SELECT audit_seq, audit_hash, audit_mac FROM settings");
         let row = self.optional(READING, query).await?;
-        let row = row.ok_or(StoreError::NotFound { what: "row of settings" })?;
+        let row = row.ok_or(StoreError::NotFound {
+            what: "row of settings",
+        })?;
         Ok(End {
             seq: row.number("audit_seq")?,
             hash: row.array("audit_hash")?,
@@ -203,7 +207,10 @@ impl Write {
         if self.read().root().vouches(end.seq, &end.hash, &end.mac) {
             return Ok(());
         }
-        Err(StoreError::damaged("the end of the audit log", "nobody with the root key wrote it"))
+        Err(StoreError::damaged(
+            "the end of the audit log",
+            "nobody with the root key wrote it",
+        ))
     }
 
     /// Vouches for the log under the root key that holds by now.

@@ -31,11 +31,16 @@ impl Store {
         remove(&partial)?;
         let made = async {
             let file = private(&partial, DOING)?;
-            let mut conn = self.readers.acquire().await.map_err(|error| StoreError::of(DOING, &self.path, error))?;
+            let mut conn = self
+                .readers
+                .acquire()
+                .await
+                .map_err(|error| StoreError::of(DOING, &self.path, error))?;
             let copied = sqlite::copy_into(&mut conn, &partial).await;
             copied.map_err(|error| StoreError::of(DOING, &partial, error))?;
             drop(conn);
-            file.sync_all().map_err(|error| StoreError::io(DOING, &partial, error))?;
+            file.sync_all()
+                .map_err(|error| StoreError::io(DOING, &partial, error))?;
             let copy = Self::open_read_only(&partial, root_key).await?;
             let report = copy.check().await?;
             copy.close().await?;
@@ -71,12 +76,17 @@ impl Store {
         if std::fs::metadata(beside(backup, "-wal")).is_ok_and(|log| log.len() > 0) {
             return Err(StoreError::BadBackup {
                 path: backup.to_owned(),
-                first: "a log lies beside it, so it is a database at work, not a backup; make a backup of it".to_owned(),
+                first: "a log lies beside it, so it is a database at work, not a backup; make a backup of it"
+                    .to_owned(),
             });
         }
         let _lock = lock(path)?;
         let partial = beside(path, ".partial");
-        let remove_all = || ["", "-wal", "-shm", "-journal", ".lock"].iter().try_for_each(|s| remove(&beside(&partial, s)));
+        let remove_all = || {
+            ["", "-wal", "-shm", "-journal", ".lock"]
+                .iter()
+                .try_for_each(|s| remove(&beside(&partial, s)))
+        };
         remove_all()?;
         let restored = async {
             copy(backup, &partial)?;
@@ -112,7 +122,8 @@ impl Write {
         )
         .bind(floor);
         self.execute(DOING, query).await?;
-        self.execute(DOING, sqlx::query("UPDATE enclaves SET changes_floor = revision")).await?;
+        self.execute(DOING, sqlx::query("UPDATE enclaves SET changes_floor = revision"))
+            .await?;
         self.execute(DOING, sqlx::query("DELETE FROM changes")).await?;
         let detail = json!({ "timeline_before": hex(&before.timeline.0), "timeline": hex(&timeline.0) });
         let entry = AuditEntry {

@@ -61,7 +61,12 @@ impl Read {
         .bind(&enclave.0[..])
         .bind(stored("a revision", revision)?)
         .bind(i64::from(limit));
-        let changes = self.all(DOING, query).await?.iter().map(change).collect::<Result<_, _>>()?;
+        let changes = self
+            .all(DOING, query)
+            .await?
+            .iter()
+            .map(change)
+            .collect::<Result<_, _>>()?;
         Ok(Feed::Changes { changes, newest })
     }
 }
@@ -82,15 +87,16 @@ impl Write {
         let query = sqlx::query("UPDATE enclaves SET revision = revision + 1 WHERE id = $1 RETURNING revision")
             .bind(&enclave.0[..]);
         let row = self.returning(DOING, query).await?;
-        let revision = row.ok_or(StoreError::NotFound { what: "enclave" })?.number("revision")?;
-        let query = sqlx::query(
-            "INSERT INTO changes (enclave_id, revision, kind, subject, time) VALUES ($1, $2, $3, $4, $5)",
-        )
-        .bind(&enclave.0[..])
-        .bind(stored("a revision", revision)?)
-        .bind(kind)
-        .bind(subject)
-        .bind(stored_time(now)?);
+        let revision = row
+            .ok_or(StoreError::NotFound { what: "enclave" })?
+            .number("revision")?;
+        let query =
+            sqlx::query("INSERT INTO changes (enclave_id, revision, kind, subject, time) VALUES ($1, $2, $3, $4, $5)")
+                .bind(&enclave.0[..])
+                .bind(stored("a revision", revision)?)
+                .bind(kind)
+                .bind(subject)
+                .bind(stored_time(now)?);
         self.execute(DOING, query).await?;
         Ok(revision)
     }
@@ -109,7 +115,9 @@ impl Write {
         .bind(stored("a revision", floor)?)
         .bind(&enclave.0[..]);
         let row = self.returning(DOING, query).await?;
-        let floor = row.ok_or(StoreError::NotFound { what: "enclave" })?.number("changes_floor")?;
+        let floor = row
+            .ok_or(StoreError::NotFound { what: "enclave" })?
+            .number("changes_floor")?;
         let query = sqlx::query("DELETE FROM changes WHERE enclave_id = $1 AND revision <= $2")
             .bind(&enclave.0[..])
             .bind(stored("a revision", floor)?);

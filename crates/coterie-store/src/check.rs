@@ -83,7 +83,12 @@ impl Store {
         let mut read = self.read().await?;
         let mut report = Report::default();
         let damage = sqlite::integrity(read.conn()).await;
-        report.add(FindingKind::File, read.noted(DOING, damage)?);
+        match read.noted(DOING, damage) {
+            Ok(damage) => report.add(FindingKind::File, damage),
+            // So damaged that not even the check of the file gets through.
+            Err(StoreError::Damaged { what, reason }) => report.add(FindingKind::File, [format!("{what}: {reason}")]),
+            Err(error) => return Err(error),
+        }
         if !report.findings.is_empty() {
             // What else would be said of a damaged file is not worth saying.
             return Ok(report);
@@ -126,16 +131,21 @@ impl Report {
 
 async fn check_sealed(read: &mut Read, report: &mut Report) -> Result<(), StoreError> {
     const DOING: &str = "checking sealed values";
-    for row in read.all(DOING, sqlx::query("SELECT id, sealed_key FROM tenants ORDER BY id")).await? {
+    for row in read
+        .all(DOING, sqlx::query("SELECT id, sealed_key FROM tenants ORDER BY id"))
+        .await?
+    {
         report.tenants += 1;
         let Some(key) = report.opened(1, read.tenant_key(&row))? else {
             continue;
         };
-        let query = sqlx::query("SELECT id FROM enclaves WHERE tenant_id = $1 ORDER BY id").bind(key.tenant().0.to_vec());
+        let query =
+            sqlx::query("SELECT id FROM enclaves WHERE tenant_id = $1 ORDER BY id").bind(key.tenant().0.to_vec());
         for row in read.all(DOING, query).await? {
             let enclave = EnclaveId(row.array("id")?);
-            let query = sqlx::query("SELECT kind, key FROM records WHERE enclave_id = $1 AND secret = 1 ORDER BY kind, key")
-                .bind(enclave.0.to_vec());
+            let query =
+                sqlx::query("SELECT kind, key FROM records WHERE enclave_id = $1 AND secret = 1 ORDER BY kind, key")
+                    .bind(enclave.0.to_vec());
             // One at a time, so that one that does not open does not hide the others.
             for row in read.all(DOING, query).await? {
                 let record = read.record(enclave, &row.text("kind")?, &row.text("key")?).await;
@@ -158,9 +168,16 @@ async fn check_tokens(read: &mut Read, report: &mut Report) -> Result<(), StoreE
     );
     for row in read.all("checking tokens", query).await? {
         let id: [u8; 16] = row.array("id")?;
-        let (allowed, made, uses) = (row.number("uses_allowed")?, row.number("uses_made")?, row.number("uses")?);
+        let (allowed, made, uses) = (
+            row.number("uses_allowed")?,
+            row.number("uses_made")?,
+            row.number("uses")?,
+        );
         if made > allowed || uses != made {
-            let what = format!("token {}: {allowed} uses allowed, {made} counted, {uses} on record", hex(&id));
+            let what = format!(
+                "token {}: {allowed} uses allowed, {made} counted, {uses} on record",
+                hex(&id)
+            );
             report.add(FindingKind::Token, [what]);
         }
     }

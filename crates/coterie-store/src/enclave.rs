@@ -37,7 +37,10 @@ impl Read {
         let query = sqlx::query("SELECT * FROM enclaves WHERE tenant_id = $1 AND id = $2")
             .bind(&tenant.0[..])
             .bind(&id.0[..]);
-        self.optional(READING, query).await?.map(|row| enclave(&row)).transpose()
+        self.optional(READING, query)
+            .await?
+            .map(|row| enclave(&row))
+            .transpose()
     }
 
     /// The tenant's enclave of this name.
@@ -48,7 +51,10 @@ impl Read {
         let query = sqlx::query("SELECT * FROM enclaves WHERE tenant_id = $1 AND name = $2")
             .bind(&tenant.0[..])
             .bind(name.as_str());
-        self.optional(READING, query).await?.map(|row| enclave(&row)).transpose()
+        self.optional(READING, query)
+            .await?
+            .map(|row| enclave(&row))
+            .transpose()
     }
 
     /// All enclaves of the tenant, by name.
@@ -97,12 +103,7 @@ impl Write {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when it has another version by now; [`StoreError::NotFound`] when it is not the tenant's.
-    pub async fn advance_enclave(
-        &mut self,
-        tenant: TenantId,
-        id: EnclaveId,
-        expected: u64,
-    ) -> Result<u64, StoreError> {
+    pub async fn advance_enclave(&mut self, tenant: TenantId, id: EnclaveId, expected: u64) -> Result<u64, StoreError> {
         let query = sqlx::query(
             "UPDATE enclaves SET version = version + 1 WHERE tenant_id = $1 AND id = $2 AND version = $3 \
              RETURNING version",
@@ -145,7 +146,11 @@ impl Write {
 
 /// One row was meant.
 pub(crate) fn one(rows: u64, what: &'static str) -> Result<(), StoreError> {
-    if rows == 0 { Err(StoreError::NotFound { what }) } else { Ok(()) }
+    if rows == 0 {
+        Err(StoreError::NotFound { what })
+    } else {
+        Ok(())
+    }
 }
 
 fn enclave(row: &Row) -> Result<Enclave, StoreError> {

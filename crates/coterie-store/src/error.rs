@@ -104,7 +104,9 @@ pub enum StoreError {
         of: &'static str,
     },
     /// Somebody else changed the enclave since it was read.
-    #[error("the enclave is at version {found}, not {expected}: somebody else changed it; read it again and decide anew")]
+    #[error(
+        "the enclave is at version {found}, not {expected}: somebody else changed it; read it again and decide anew"
+    )]
     Conflict {
         /// The version that was read.
         expected: u64,
@@ -178,6 +180,7 @@ impl StoreError {
                 path: path.to_owned(),
                 reason: error.to_string(),
             },
+            Cause::Corrupt => Self::damaged(format!("the file {}", path.display()), format!("{doing}: {error}")),
             Cause::Other => Self::Database {
                 doing,
                 source: Box::new(error),
@@ -187,22 +190,21 @@ impl StoreError {
 
     /// An error of the operating system, told apart.
     pub(crate) fn io(doing: &'static str, path: &std::path::Path, source: std::io::Error) -> Self {
-        match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full {
-                doing,
-                source: Box::new(source),
-            },
-            std::io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly {
-                doing,
-                source: Some(Box::new(source)),
-            },
-            std::io::ErrorKind::AlreadyExists => Self::FileExists { path: path.to_owned() },
-            _ => Self::Io {
-                doing,
-                path: path.to_owned(),
-                source,
-            },
+        use std::io::ErrorKind::{AlreadyExists, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let kind = source.kind();
+        if kind == StorageFull || kind == QuotaExceeded {
+            let source = Box::new(source);
+            return Self::Full { doing, source };
         }
+        if kind == ReadOnlyFilesystem {
+            let source = Some(Box::new(source) as Box<_>);
+            return Self::ReadOnly { doing, source };
+        }
+        let path = path.to_owned();
+        if kind == AlreadyExists {
+            return Self::FileExists { path };
+        }
+        Self::Io { doing, path, source }
     }
 
     /// A value that is not what was written.

@@ -114,7 +114,8 @@ pub(crate) async fn version(
     for row in rows {
         let number: i64 = row.try_get("version").map_err(refused)?;
         let found: Vec<u8> = row.try_get("hash").map_err(refused)?;
-        newest = u32::try_from(number).map_err(|_large| StoreError::damaged("the table of migrations", "its numbers"))?;
+        newest =
+            u32::try_from(number).map_err(|_large| StoreError::damaged("the table of migrations", "its numbers"))?;
         let ours = migrations.iter().find(|step| step.version == newest);
         if ours.is_some_and(|step| hash(step)[..] != found[..]) {
             let reason = "this program would have taken it in another way";

@@ -119,7 +119,11 @@ impl Read {
     /// # Errors
     /// When the database fails.
     pub async fn principal(&mut self, scope: Scope, id: PrincipalId) -> Result<Option<Principal>, StoreError> {
-        Ok(self.principals(scope).await?.into_iter().find(|principal| principal.id == id))
+        Ok(self
+            .principals(scope)
+            .await?
+            .into_iter()
+            .find(|principal| principal.id == id))
     }
 
     /// All principals of a tenant, or of the operator, by name.

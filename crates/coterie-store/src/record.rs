@@ -69,10 +69,9 @@ impl Read {
     /// # Errors
     /// [`StoreError::Damaged`] when one is sealed and does not open.
     pub async fn records(&mut self, enclave: EnclaveId) -> Result<Vec<Record>, StoreError> {
-        let query = sqlx::query(
-            "SELECT kind, key, secret, value FROM records WHERE enclave_id = $1 ORDER BY kind, key",
-        )
-        .bind(&enclave.0[..]);
+        let query =
+            sqlx::query("SELECT kind, key, secret, value FROM records WHERE enclave_id = $1 ORDER BY kind, key")
+                .bind(&enclave.0[..]);
         let rows = self.all(READING, query).await?;
         self.opened(enclave, &rows).await
     }
@@ -94,7 +93,12 @@ impl Read {
             } else {
                 Zeroizing::new(value)
             };
-            records.push(Record { kind, key, secret, value });
+            records.push(Record {
+                kind,
+                key,
+                secret,
+                value,
+            });
         }
         Ok(records)
     }

@@ -75,7 +75,9 @@ impl Row {
         T: sqlx::Decode<'r, crate::sqlite::Backend> + sqlx::Type<crate::sqlite::Backend>,
         &'static str: ColumnIndex<SqliteRow>,
     {
-        self.0.try_get(column).map_err(|error| damaged(column, error.to_string()))
+        self.0
+            .try_get(column)
+            .map_err(|error| damaged(column, error.to_string()))
     }
 }
 

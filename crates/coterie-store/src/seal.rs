@@ -151,18 +151,31 @@ mod tests {
         let mut entropy = SeededEntropy::from_number(1);
         let key = TenantKey::draw(TenantId([1; 16]), &mut entropy);
         let row: &[&[u8]] = &[b"ab", b"c"];
-        let place = Place { table: "records", column: "value", row };
+        let place = Place {
+            table: "records",
+            column: "value",
+            row,
+        };
         let sealed = key.seal(&place, b"text", &mut entropy);
         assert_eq!(key.open(&place, &sealed).unwrap()[..], b"text"[..]);
         let elsewhere: [Place<'_>; 3] = [
-            Place { row: &[b"a", b"bc"], ..place },
+            Place {
+                row: &[b"a", b"bc"],
+                ..place
+            },
             Place { column: "key", ..place },
-            Place { table: "tokens", ..place },
+            Place {
+                table: "tokens",
+                ..place
+            },
         ];
         for place in elsewhere {
             assert!(key.open(&place, &sealed).is_err(), "{place:?}");
         }
-        let other_tenant = TenantKey { tenant: TenantId([2; 16]), key: key.key.duplicate() };
+        let other_tenant = TenantKey {
+            tenant: TenantId([2; 16]),
+            key: key.key.duplicate(),
+        };
         assert!(other_tenant.open(&place, &sealed).is_err());
         for at in 0..sealed.len() {
             let mut bad = sealed.clone();
@@ -178,7 +191,10 @@ mod tests {
         let (one, other) = (RootKey::new(Secret::new([1; 32])), RootKey::new(Secret::new([2; 32])));
         let (server, tenant) = (ServerId([3; 16]), TenantId([4; 16]));
         let key = TenantKey::draw(tenant, &mut entropy);
-        let (check, sealed) = (one.seal_check(server, &mut entropy), one.seal_tenant_key(&key, &mut entropy));
+        let (check, sealed) = (
+            one.seal_check(server, &mut entropy),
+            one.seal_tenant_key(&key, &mut entropy),
+        );
         assert!(one.opens_check(server, &check) && !other.opens_check(server, &check));
         assert!(!one.opens_check(ServerId([5; 16]), &check));
         assert_eq!(one.open_tenant_key(tenant, &sealed).unwrap().key, key.key);

@@ -132,7 +132,11 @@ impl Read {
     async fn right_root(&mut self, roots: &[Arc<RootKey>]) -> Result<Option<Arc<RootKey>>, StoreError> {
         let query = sqlx::query("SELECT root_check FROM settings");
         let row = self.optional("reading the settings", query).await?;
-        let check = row.ok_or(StoreError::NotFound { what: "row of settings" })?.bytes("root_check")?;
+        let check = row
+            .ok_or(StoreError::NotFound {
+                what: "row of settings",
+            })?
+            .bytes("root_check")?;
         let server = self.server;
         Ok(roots.iter().find(|root| root.opens_check(server, &check)).cloned())
     }
@@ -187,7 +191,10 @@ impl Write {
     pub(crate) async fn begin(store: &Store) -> Result<Self, StoreError> {
         const DOING: &str = "beginning to write";
         let Some(writer) = &store.writer else {
-            return Err(StoreError::ReadOnly { doing: DOING, source: None });
+            return Err(StoreError::ReadOnly {
+                doing: DOING,
+                source: None,
+            });
         };
         let mut writer = Arc::clone(writer).lock_owned().await;
         if writer.open {
@@ -259,8 +266,11 @@ impl Write {
     pub async fn savepoint(&mut self) -> Result<Savepoint, StoreError> {
         self.savepoints += 1;
         let n = self.savepoints;
-        self.execute("marking a savepoint", sqlx::query(AssertSqlSafe(format!("SAVEPOINT s{n}"))))
-            .await?;
+        self.execute(
+            "marking a savepoint",
+            sqlx::query(AssertSqlSafe(format!("SAVEPOINT s{n}"))),
+        )
+        .await?;
         Ok(Savepoint(n))
     }
 
@@ -270,7 +280,8 @@ impl Write {
     /// When the database fails.
     pub async fn keep(&mut self, savepoint: Savepoint) -> Result<(), StoreError> {
         let sql = format!("RELEASE SAVEPOINT s{}", savepoint.0);
-        self.execute("releasing a savepoint", sqlx::query(AssertSqlSafe(sql))).await?;
+        self.execute("releasing a savepoint", sqlx::query(AssertSqlSafe(sql)))
+            .await?;
         Ok(())
     }
 
@@ -280,7 +291,8 @@ impl Write {
     /// When the database fails.
     pub async fn undo(&mut self, savepoint: Savepoint) -> Result<(), StoreError> {
         let sql = format!("ROLLBACK TO SAVEPOINT s{}", savepoint.0);
-        self.execute("undoing to a savepoint", sqlx::query(AssertSqlSafe(sql))).await?;
+        self.execute("undoing to a savepoint", sqlx::query(AssertSqlSafe(sql)))
+            .await?;
         if let Some(undone) = self.rotation.take_if(|rotation| rotation.after >= savepoint.0) {
             self.read.root = undone.old;
         }

@@ -31,7 +31,9 @@ impl Read {
         const DOING: &str = "reading the settings";
         let query = sqlx::query("SELECT timeline, created, started, restored FROM settings");
         let row = self.optional(DOING, query).await?;
-        let row = row.ok_or(StoreError::NotFound { what: "row of settings" })?;
+        let row = row.ok_or(StoreError::NotFound {
+            what: "row of settings",
+        })?;
         Ok(Settings {
             server: self.server(),
             timeline: Timeline(row.array("timeline")?),

@@ -27,6 +27,7 @@ pub(crate) enum Cause {
     ReadOnly,
     Busy,
     NotADatabase,
+    Corrupt,
     Other,
 }
 
@@ -44,6 +45,7 @@ pub(crate) fn cause(error: &sqlx::Error) -> Cause {
         8 => Cause::ReadOnly,
         5 | 6 => Cause::Busy,
         26 => Cause::NotADatabase,
+        11 => Cause::Corrupt,
         // Of the errors of input and output, the one of making the shared memory larger means nothing but no room.
         10 if code == 10 | (19 << 8) => Cause::Full,
         _ => Cause::Other,
@@ -95,7 +97,9 @@ pub(crate) async fn readers(path: &Path) -> Result<SqlitePool, StoreError> {
 pub(crate) async fn check_application(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     let refused = |error| StoreError::of("reading the database's header", path, error);
     let application = number(conn, "PRAGMA application_id").await.map_err(refused)?;
-    let tables = number(conn, "SELECT count(*) FROM sqlite_schema").await.map_err(refused)?;
+    let tables = number(conn, "SELECT count(*) FROM sqlite_schema")
+        .await
+        .map_err(refused)?;
     match (application, tables) {
         (APPLICATION, _) => Ok(()),
         (0, 0) => Ok(()),
@@ -131,7 +135,8 @@ pub(crate) async fn copy_into(conn: &mut SqliteConnection, to: &Path) -> Result<
     Ok(())
 }
 
-/// What SQLite's own checks find; empty when all is well.
+/// What SQLite's own checks find; empty when all is well. A connection that only reads does not know the tables' CHECK
+/// constraints, so what must hold there is to be checked by whoever relies on it.
 pub(crate) async fn integrity(conn: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
     let rows = sqlx::query("PRAGMA integrity_check(20)").fetch_all(conn).await?;
     let lines: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
@@ -153,4 +158,34 @@ pub(crate) async fn dangling(conn: &mut SqliteConnection) -> Result<Vec<String>,
 
 async fn number(conn: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
     sqlx::query(sql).fetch_one(conn).await?.try_get(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_committed_is_synced_and_references_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let mut writer = writer(&path).await.unwrap();
+        let mut reader = readers(&path).await.unwrap().acquire().await.unwrap();
+        // synchronous: 2 is FULL.
+        for (pragma, expected) in [
+            ("PRAGMA synchronous", 2),
+            ("PRAGMA foreign_keys", 1),
+            ("PRAGMA busy_timeout", 5_000),
+        ] {
+            assert_eq!(number(&mut writer, pragma).await.unwrap(), expected, "{pragma}");
+        }
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+            .fetch_one(&mut *reader)
+            .await
+            .unwrap();
+        assert_eq!(mode, "wal");
+        let error = mark_application(&mut reader).await.unwrap_err();
+        assert_eq!(cause(&error), Cause::ReadOnly);
+        mark_application(&mut writer).await.unwrap();
+        assert_eq!(number(&mut reader, "PRAGMA application_id").await.unwrap(), APPLICATION);
+    }
 }

@@ -74,14 +74,29 @@ impl Store {
         const DOING: &str = "opening the database for reading";
         std::fs::metadata(path).map_err(|error| StoreError::io(DOING, path, error))?;
         let readers = sqlite::readers(path).await?;
-        let mut conn = readers.acquire().await.map_err(|error| StoreError::of(DOING, path, error))?;
+        let mut conn = readers
+            .acquire()
+            .await
+            .map_err(|error| StoreError::of(DOING, path, error))?;
         sqlite::check_application(&mut conn, path).await?;
         let found = migrations::version(&mut conn, path, migrations::ALL).await?;
         let known = migrations::newest();
         match found.cmp(&known) {
             core::cmp::Ordering::Equal => {}
-            core::cmp::Ordering::Less => return Err(StoreError::Older { path: path.to_owned(), found, known }),
-            core::cmp::Ordering::Greater => return Err(StoreError::Newer { path: path.to_owned(), found, known }),
+            core::cmp::Ordering::Less => {
+                return Err(StoreError::Older {
+                    path: path.to_owned(),
+                    found,
+                    known,
+                });
+            }
+            core::cmp::Ordering::Greater => {
+                return Err(StoreError::Newer {
+                    path: path.to_owned(),
+                    found,
+                    known,
+                });
+            }
         }
         let root = RootKey::new(root_key);
         let server = server(&mut conn, path, &root).await?;

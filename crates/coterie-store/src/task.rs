@@ -63,9 +63,8 @@ impl Read {
     /// # Errors
     /// When the database fails.
     pub async fn next_task(&mut self) -> Result<Option<UnixTime>, StoreError> {
-        let query = sqlx::query(
-            "SELECT min(CASE WHEN claimed_until > due THEN claimed_until ELSE due END) AS next FROM tasks",
-        );
+        let query =
+            sqlx::query("SELECT min(CASE WHEN claimed_until > due THEN claimed_until ELSE due END) AS next FROM tasks");
         let row = self.optional("reading tasks", query).await?;
         Ok(row.map(|row| row.time_or_none("next")).transpose()?.flatten())
     }

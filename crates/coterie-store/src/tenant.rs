@@ -87,8 +87,10 @@ impl Write {
             .bind(name.as_str())
             .bind(sealed)
             .bind(stored_time(now)?);
-        self.execute_or("making a tenant", query, |_unique| StoreError::Exists { what: "tenant" })
-            .await?;
+        self.execute_or("making a tenant", query, |_unique| StoreError::Exists {
+            what: "tenant",
+        })
+        .await?;
         Ok(id)
     }
 

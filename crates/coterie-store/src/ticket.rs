@@ -76,9 +76,10 @@ impl Write {
         if self.execute(DOING, query).await? > 0 {
             return Ok(TicketUse::Replaced);
         }
-        let query = sqlx::query("SELECT previous_hash, replaced_at FROM tickets WHERE enclave_id = $1 AND member_id = $2")
-            .bind(&enclave.0[..])
-            .bind(&member.0[..]);
+        let query =
+            sqlx::query("SELECT previous_hash, replaced_at FROM tickets WHERE enclave_id = $1 AND member_id = $2")
+                .bind(&enclave.0[..])
+                .bind(&member.0[..]);
         let Some(row) = self.read().optional(DOING, query).await? else {
             return Ok(TicketUse::Unknown);
         };

@@ -188,7 +188,9 @@ impl Write {
         entropy: &mut (dyn Entropy + Send),
     ) -> Result<(TokenId, Secret<32>), StoreError> {
         if new.uses == 0 {
-            return Err(StoreError::OutOfRange { what: "the number of uses" });
+            return Err(StoreError::OutOfRange {
+                what: "the number of uses",
+            });
         }
         let (id, secret) = (TokenId::draw(entropy), Secret::draw(entropy));
         let key = self.read().key_of_enclave(enclave).await?;
@@ -245,7 +247,9 @@ impl Write {
             .bind(&member.0[..])
             .bind(stored_time(now)?)
             .bind(source.to_string());
-        let refused = |_unique: Constraint| StoreError::Exists { what: "use of the token" };
+        let refused = |_unique: Constraint| StoreError::Exists {
+            what: "use of the token",
+        };
         self.execute_or(DOING, query, refused).await?;
         Ok(TokenUse::Used(token(&row)?))
     }
@@ -273,12 +277,11 @@ impl Write {
     /// # Errors
     /// [`StoreError::NotFound`] when the enclave has no such token.
     pub async fn revoke_token(&mut self, enclave: EnclaveId, id: TokenId, now: UnixTime) -> Result<(), StoreError> {
-        let query = sqlx::query(
-            "UPDATE tokens SET revoked_at = coalesce(revoked_at, $1) WHERE enclave_id = $2 AND id = $3",
-        )
-        .bind(stored_time(now)?)
-        .bind(&enclave.0[..])
-        .bind(&id.0[..]);
+        let query =
+            sqlx::query("UPDATE tokens SET revoked_at = coalesce(revoked_at, $1) WHERE enclave_id = $2 AND id = $3")
+                .bind(stored_time(now)?)
+                .bind(&enclave.0[..])
+                .bind(&id.0[..]);
         one(self.execute("revoking a token", query).await?, "token")
     }
 
@@ -357,11 +360,35 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_prefix_enclose_what_it_contains_and_nothing_else() {
-        let prefixes = ["0.0.0.0/0", "10.0.0.0/8", "10.1.2.0/23", "10.1.2.3/32", "::/0", "2001:db8::/33", "::1/128"];
+        let prefixes = [
+            "0.0.0.0/0",
+            "10.0.0.0/8",
+            "10.1.2.0/23",
+            "10.1.2.3/32",
+            "::/0",
+            "2001:db8::/33",
+            "::1/128",
+        ];
         let addresses = [
-            "0.0.0.0", "9.255.255.255", "10.0.0.0", "10.1.1.255", "10.1.2.0", "10.1.2.3", "10.1.3.255", "10.1.4.0",
-            "10.255.255.255", "11.0.0.0", "255.255.255.255", "::", "::1", "::2", "2001:db7:ffff::", "2001:db8::",
-            "2001:db8:7fff:ffff::", "2001:db8:8000::", "ffff::",
+            "0.0.0.0",
+            "9.255.255.255",
+            "10.0.0.0",
+            "10.1.1.255",
+            "10.1.2.0",
+            "10.1.2.3",
+            "10.1.3.255",
+            "10.1.4.0",
+            "10.255.255.255",
+            "11.0.0.0",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::2",
+            "2001:db7:ffff::",
+            "2001:db8::",
+            "2001:db8:7fff:ffff::",
+            "2001:db8:8000::",
+            "ffff::",
         ];
         for text in prefixes {
             let prefix = prefix(text).unwrap();

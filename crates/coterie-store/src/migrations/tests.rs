@@ -89,9 +89,14 @@ async fn a_newer_database_is_refused_and_left_alone() {
     apply(&mut conn, &path, &all, NOW).await.unwrap();
     let before = schema(&mut conn).await;
     let mut entropy = SeededEntropy::from_number(1);
-    let error = Store::open(&path, Secret::new([7; 32]), NOW, &mut entropy).await.unwrap_err();
+    let error = Store::open(&path, Secret::new([7; 32]), NOW, &mut entropy)
+        .await
+        .unwrap_err();
     assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
-    assert!(error.to_string().contains("schema 2") && error.to_string().contains("up to 1"), "{error}");
+    assert!(
+        error.to_string().contains("schema 2") && error.to_string().contains("up to 1"),
+        "{error}"
+    );
     assert_eq!(schema(&mut conn).await, before);
 }
 

@@ -1,0 +1,184 @@
+//! A disk that is full, and one that cannot be written: on a small file system of our own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use coterie_crypto::SeededEntropy;
+use coterie_store::{Store, StoreError, Value};
+
+use crate::site::{NOW, name, root_key, tenant_with_enclave};
+
+const DIR: &str = "COTERIE_STORE_SMALL_DISK";
+
+#[test]
+fn a_full_disk_is_said_and_got_over() {
+    in_namespace("full::on_a_disk_that_is_full");
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_is_said() {
+    in_namespace("full::on_a_disk_that_is_read_only");
+}
+
+/// Runs a test of this program where it may mount, if this machine lets us.
+fn in_namespace(test: &str) {
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "--propagation", "private", "--"]);
+        command
+    };
+    if !unshare().arg("true").output().is_ok_and(|out| out.status.success()) {
+        let required = std::env::var_os("COTERIE_LAB_REQUIRED").is_some();
+        assert!(!required, "this machine lets nobody make namespaces");
+        eprintln!("skipped: no user namespaces, so no small disk");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = unshare()
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env(DIR, dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn mount(dir: &Path, options: &str) {
+    let status = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+        .arg(dir)
+        .status()
+        .unwrap();
+    assert!(status.success(), "mount -o {options}");
+}
+
+fn remount(dir: &Path, options: &str) {
+    let status = Command::new("mount")
+        .args(["-o", &format!("remount,{options}")])
+        .arg(dir)
+        .status()
+        .unwrap();
+    assert!(status.success(), "remount {options}");
+}
+
+fn disk() -> PathBuf {
+    std::env::var_os(DIR).expect("started in a namespace of its own").into()
+}
+
+#[test]
+#[ignore = "runs in the namespace of a_full_disk_is_said_and_got_over"]
+fn on_a_disk_that_is_full() {
+    let dir = disk();
+    mount(&dir, "size=2m");
+    tokio::runtime::Runtime::new().unwrap().block_on(fill(&dir));
+}
+
+async fn fill(dir: &Path) {
+    let mut entropy = SeededEntropy::from_number(1);
+    let store = Store::open(&dir.join("db"), root_key(), NOW, &mut entropy)
+        .await
+        .unwrap();
+    let mut w = store.write().await.unwrap();
+    let (tenant, enclave) = tenant_with_enclave(&mut w, "acme", "prod", &mut entropy).await;
+    w.commit().await.unwrap();
+    let mut committed = 0_u64;
+    let mut refusals = 0;
+    let mut sizes = [20_000, 3_000, 100].iter().cycle();
+    let mut size = 20_000;
+    // Full in the middle of large transactions and at the end of small ones.
+    while refusals < 12 {
+        match add(&store, enclave, committed, size, &mut entropy).await {
+            Ok(()) => committed += 1,
+            Err(StoreError::Full { .. }) => {
+                refusals += 1;
+                size = *sizes.next().unwrap();
+                let mut r = store.read().await.unwrap();
+                let revision = r.enclave(tenant, enclave).await.unwrap().unwrap().revision;
+                assert_eq!(revision, committed, "what is acknowledged is there, and no more");
+            }
+            Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
+        }
+    }
+    assert!(committed > 10);
+    let error = store.backup(&dir.join("backup"), root_key()).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::Full { .. }),
+        "{error}: {:?}",
+        std::error::Error::source(&error)
+    );
+    assert!(!dir.join("backup").exists() && !dir.join("backup.partial").exists());
+    remount(dir, "size=16m");
+    for _ in 0..10 {
+        add(&store, enclave, committed, 20_000, &mut entropy).await.unwrap();
+        committed += 1;
+    }
+    let report = store.check().await.unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    store.close().await.unwrap();
+    let store = Store::open(&dir.join("db"), root_key(), NOW, &mut entropy)
+        .await
+        .unwrap();
+    let records = store.read().await.unwrap().records(enclave).await.unwrap();
+    let members = records.iter().filter(|r| r.kind == "member").count();
+    assert_eq!(u64::try_from(members).unwrap(), committed);
+}
+
+/// A change and a record, or neither.
+async fn add(
+    store: &Store,
+    enclave: coterie_model::EnclaveId,
+    n: u64,
+    size: usize,
+    entropy: &mut SeededEntropy,
+) -> Result<(), StoreError> {
+    let mut w = store.write().await?;
+    w.add_change(enclave, "member", "x", NOW).await?;
+    let written = w
+        .put_record(
+            enclave,
+            "member",
+            &n.to_string(),
+            Value::Secret(&vec![7; size]),
+            entropy,
+        )
+        .await;
+    if let Err(error) = written {
+        // The transaction may have ended by itself: nothing more is taken, so that nothing is kept by half.
+        let after = w.add_change(enclave, "member", "stray", NOW).await.unwrap_err();
+        assert!(matches!(after, StoreError::Failed), "{after}");
+        let commit = w.commit().await.unwrap_err();
+        assert!(matches!(commit, StoreError::Failed), "{commit}");
+        return Err(error);
+    }
+    w.commit().await
+}
+
+#[test]
+#[ignore = "runs in the namespace of a_disk_that_cannot_be_written_is_said"]
+fn on_a_disk_that_is_read_only() {
+    let dir = disk();
+    mount(&dir, "size=8m");
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut entropy = SeededEntropy::from_number(1);
+        let path = dir.join("db");
+        let store = Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap();
+        let mut w = store.write().await.unwrap();
+        w.create_tenant(&name("acme"), NOW, &mut entropy).await.unwrap();
+        w.commit().await.unwrap();
+        store.close().await.unwrap();
+        remount(&dir, "ro");
+        let error = Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+        let error = Store::restore(&path, &dir.join("new"), root_key(), NOW, &mut entropy)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+        remount(&dir, "rw");
+        Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap();
+    });
+}

@@ -1,0 +1,13 @@
+//! Conformance: what any back end of the store must do. Each test has a database of its own, in a file.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod audit;
+mod backup;
+mod crash;
+mod full;
+mod isolation;
+mod races;
+mod resources;
+mod seals;
+mod site;
+mod transactions;
