@@ -310,3 +310,66 @@ fn a_store_that_writes_what_changed_has_everything() {
     site.store();
     assert!(!site.stored.keys().any(|(_, key)| key == "db" || key == "web-7"));
 }
+
+#[test]
+fn serials_go_on_whoever_has_the_name_and_whence() {
+    let mut site = Site::new();
+    // From the file to a token.
+    site.apply("db", "db-1", 1).unwrap();
+    (0..4).for_each(|_| drop(site.open("db-1", 1)));
+    let last = site.open("db-1", 1);
+    let without = FILE.replace("[member.db-1]\ntemplate = \"db\"\naddresses = [\"10.77.0.1\"]\n", "");
+    site.enclave.update(&without, NOW, &mut site.entropy).unwrap();
+    site.apply("db", "db-1", 2).unwrap();
+    let next = site.open("db-1", 2);
+    assert!(next.serial > last.serial && next.statements[0].serial > last.statements[0].serial);
+    // From a token to the file.
+    site.enclave.end(&name("db-1"), NOW).unwrap();
+    site.enclave.update(FILE, NOW, &mut site.entropy).unwrap();
+    site.apply("db", "db-1", 3).unwrap();
+    let last = site.open("db-1", 3);
+    assert!(last.serial > next.serial && last.statements[0].serial > next.statements[0].serial);
+}
+
+#[test]
+fn an_address_that_a_statement_names_is_nobody_elses() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    let before = site.addresses("web-7")[0].clone();
+    // The file takes the name over, with another address, and gives it up again.
+    let named = format!("{FILE}[member.web-7]\ntemplate = \"web\"\naddresses = [\"10.77.0.6\"]\n");
+    assert_ne!(before, "10.77.0.6");
+    site.enclave.update(&named, NOW, &mut site.entropy).unwrap();
+    assert_eq!(site.addresses("web-7"), ["10.77.0.6"]);
+    let fill = |site: &mut Site, from: u64| {
+        let tries = from..from + 8;
+        let came = tries
+            .filter(|n| site.apply("web", &format!("x-{n}"), *n).is_ok())
+            .count();
+        let mut all: Vec<_> = site.enclave.members().flat_map(|(_, m)| m.addresses.clone()).collect();
+        let given = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), given, "no address twice");
+        (came, all.contains(&before.parse().unwrap()))
+    };
+    // Six addresses: two are named by the file, one rests, three are left.
+    assert_eq!(fill(&mut site, 30), (3, false));
+    site.enclave.update(FILE, NOW, &mut site.entropy).unwrap();
+    site.enclave = site.reloaded();
+    assert_eq!(fill(&mut site, 40), (1, false), "no statement ever named 10.77.0.6");
+}
+
+#[test]
+fn who_is_isolated_gets_neither_bundle_nor_new_keys_in() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    let web = name("web-7");
+    site.enclave.isolate(&web, NOW).unwrap();
+    let issued = site.enclave.issue(&web, NOW, &mut site.entropy);
+    assert_eq!(issued.unwrap_err(), IssueError::Isolated(web.clone()));
+    assert!(matches!(site.apply("web", "web-7", 7), Err(IssueError::KeyRevoked(_))));
+    let (request, _) = site.machine("web-7", 8);
+    let admitted = site.enclave.admit(&request, NOW, &mut site.entropy);
+    assert_eq!(admitted, Err(IssueError::Isolated(web)));
+}

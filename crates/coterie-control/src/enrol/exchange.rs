@@ -1,5 +1,7 @@
 //! The machine's application and the server's reply, end to end.
 
+use std::collections::BTreeMap;
+
 use coterie_crypto::{
     Entropy, Refused, Secret,
     aead::{Key, Suite, TAG_LEN},
@@ -232,20 +234,15 @@ impl Application {
     fn to_bytes(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.counted(self.request.bytes());
-        let text = |w: &mut Writer, text: &str| {
-            let end = (0..=text.len().min(MAX_LABEL))
-                .rev()
-                .find(|at| text.is_char_boundary(*at))
-                .unwrap_or(0);
-            w.counted(&text.as_bytes()[..end]);
-        };
-        text(&mut w, self.facts.name.as_deref().unwrap_or_default());
-        let labels = self.facts.labels.iter().take(MAX_LABELS);
+        w.counted(cut(self.facts.name.as_deref().unwrap_or_default()));
+        // Keys that were cut may be the same then.
+        let labels = self.facts.labels.iter().map(|(key, value)| (cut(key), cut(value)));
+        let labels: BTreeMap<&[u8], &[u8]> = labels.collect();
+        let labels = labels.into_iter().take(MAX_LABELS);
         w.u8(u8::try_from(labels.len()).expect("at most MAX_LABELS"));
-        for (key, value) in labels {
-            text(&mut w, key);
-            text(&mut w, value);
-        }
+        labels.for_each(|(key, value)| {
+            w.counted(key).counted(value);
+        });
         let macs = self.facts.mac.iter().take(MAX_MACS);
         w.u8(u8::try_from(macs.len()).expect("at most MAX_MACS"));
         macs.for_each(|mac| {
@@ -268,9 +265,7 @@ impl Application {
         let request = Request::from_bytes(r.counted(usize::from(u16::MAX), "request")?);
         let request = request.map_err(|_error| NotOpened::Request)?;
         let name = Some(text(&mut r, "name")?).filter(|name| !name.is_empty());
-        let labels = (0..bounded(&mut r, MAX_LABELS, "labels")?)
-            .map(|_| Ok((text(&mut r, "label")?, text(&mut r, "label")?)))
-            .collect::<Result<_, Malformed>>()?;
+        let labels = labels(&mut r)?;
         let mac = (0..bounded(&mut r, MAX_MACS, "MAC addresses")?)
             .map(|_| r.array("MAC address"))
             .collect::<Result<_, Malformed>>()?;
@@ -292,6 +287,25 @@ impl Application {
         };
         Ok(Self { request, facts, ticket })
     }
+}
+
+/// As much of a text as is told.
+fn cut(text: &str) -> &[u8] {
+    &text.as_bytes()[..text.floor_char_boundary(MAX_LABEL)]
+}
+
+/// In the order of their keys, none twice.
+fn labels(r: &mut Reader<'_>) -> Result<BTreeMap<String, String>, Malformed> {
+    let bad = r.malformed("labels");
+    let mut labels = BTreeMap::new();
+    for _ in 0..bounded(r, MAX_LABELS, "labels")? {
+        let (key, value) = (text(r, "label")?, text(r, "label")?);
+        if labels.last_key_value().is_some_and(|(last, _)| *last >= key) {
+            return Err(bad);
+        }
+        labels.insert(key, value);
+    }
+    Ok(labels)
 }
 
 fn text(r: &mut Reader<'_>, what: &'static str) -> Result<String, Malformed> {

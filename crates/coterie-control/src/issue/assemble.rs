@@ -27,7 +27,9 @@ impl Enclave {
     /// [`IssueError`] when the member is not enrolled, or its sealing key is none.
     pub fn issue(&mut self, name: &Name, now: UnixTime, entropy: &mut dyn Entropy) -> Result<String, IssueError> {
         let now = self.advance(now)?;
-        self.enrolment(name)?;
+        if self.enrolment(name)?.isolated {
+            return Err(IssueError::Isolated(name.clone()));
+        }
         self.renew_statements(name, now)?;
         let communities: Vec<Name> = self.communities.keys().cloned().collect();
         communities.iter().try_for_each(|c| self.prune(c, now))?;

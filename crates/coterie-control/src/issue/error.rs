@@ -39,6 +39,9 @@ pub enum IssueError {
         /// Its template.
         template: Name,
     },
+    /// The member is isolated.
+    #[error("`{0}` is isolated; release it with `coterie vm release {0}`, or revoke it")]
+    Isolated(Name),
     /// The name is another machine's.
     #[error("another machine is member `{0}`; use another name, or end that one with `coterie vm revoke {0}`")]
     NameInUse(Name),

@@ -32,7 +32,7 @@ use super::{
     Enclave, IssueError,
     epoch::{CommunityRecord, EpochRecord},
     member::{Enrolment, MemberRecord},
-    records::freshness,
+    records::{Resting, freshness},
     roster::{Provisioned, Roster},
 };
 use crate::bundle::{Freshness, Headers, Request, certificate, decode_armour, encode_armour, to_pem};
@@ -76,6 +76,8 @@ struct State {
     revocations: Option<String>,
     #[serde(default, skip_serializing_if = "is_zero")]
     floor: Serial,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    resting: Resting,
     #[serde(default, skip_serializing_if = "is_false")]
     served: bool,
 }
@@ -185,18 +187,25 @@ impl Enclave {
         let communities = state
             .communities
             .into_iter()
-            .map(|(name, community)| Ok((name, read_community(&community, &verifying_key, &mut keys)?)))
+            .map(|(name, community)| {
+                let record = read_community(&name, &community, &verifying_key, &mut keys)?;
+                Ok((name, record))
+            })
             .collect::<Result<_, IssueError>>()?;
         let members = state
             .members
             .into_iter()
-            .map(|(name, member)| Ok((name, read_member(member, &verifying_key)?)))
+            .map(|(name, member)| {
+                let record = read_member(&name, member, &verifying_key)?;
+                Ok((name, record))
+            })
             .collect::<Result<_, IssueError>>()?;
         let mut this = Self {
             file: super::parse(&text)?,
             roster: Roster::default(),
             freshness: freshness(state.served),
             floor: state.floor,
+            resting: state.resting,
             text,
             root_key,
             root_certificate,
@@ -233,6 +242,7 @@ impl Enclave {
             members: members.collect(),
             revocations: self.revocations.as_ref().map(|list| STANDARD.encode(list.bytes())),
             floor: self.floor,
+            resting: self.resting.clone(),
             served: self.freshness == Freshness::Heads,
         }
     }
@@ -297,6 +307,7 @@ impl MemberState {
 pub(super) type EpochKeys = BTreeMap<(CommunityTag, u64), Secret<32>>;
 
 pub(super) fn read_community(
+    name: &Name,
     state: &CommunityState,
     key: &VerifyingKey,
     keys: &mut EpochKeys,
@@ -305,10 +316,10 @@ pub(super) fn read_community(
     let mut epochs = Vec::new();
     for epoch in &state.epochs {
         let manifest: Signed<Manifest> = signed(&epoch.manifest, key)?;
-        if manifest.tag != tag {
+        if manifest.tag != tag || manifest.name != *name {
             return Err(damaged(
                 STATE,
-                format!("a manifest of `{}` is of another community", manifest.name),
+                format!("a manifest of `{name}` is of another community"),
             ));
         }
         let secret = keys.remove(&(tag, manifest.epoch));
@@ -333,16 +344,21 @@ pub(super) fn read_community(
     Ok(CommunityRecord { tag, epochs })
 }
 
-pub(super) fn read_member(state: MemberState, key: &VerifyingKey) -> Result<MemberRecord, IssueError> {
+pub(super) fn read_member(name: &Name, state: MemberState, key: &VerifyingKey) -> Result<MemberRecord, IssueError> {
     let enrolment = state.enrolment.map(|e| {
-        let statements = e.statements.iter().map(|statement| {
-            let statement: Signed<Statement> = signed(statement, key)?;
-            Ok((statement.tag, statement))
-        });
-        Ok::<_, IssueError>(Enrolment {
-            member: MemberId(array(&e.member)?),
-            request: Request::from_bytes(&bytes(&e.request)?).map_err(|error| damaged(STATE, error))?,
-            statements: statements.collect::<Result<_, IssueError>>()?,
+        let member = MemberId(array(&e.member)?);
+        let request = Request::from_bytes(&bytes(&e.request)?).map_err(|error| damaged(STATE, error))?;
+        let statements = e.statements.iter().map(|statement| signed(statement, key));
+        let statements: Vec<Signed<Statement>> = statements.collect::<Result<_, IssueError>>()?;
+        let own = |s: &Signed<Statement>| (&s.name, s.member, s.static_key) == (name, member, *request.static_key());
+        if request.name() != name || !statements.iter().all(own) || !statements.is_sorted_by(|a, b| a.tag < b.tag) {
+            let reason = format!("the enrolment of `{name}` is another member's, or says something twice");
+            return Err(damaged(STATE, reason));
+        }
+        Ok(Enrolment {
+            member,
+            request,
+            statements: statements.into_iter().map(|s| (s.tag, s)).collect(),
             isolated: e.isolated,
             ends: UnixTime(e.ends),
         })

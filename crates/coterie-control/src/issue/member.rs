@@ -15,7 +15,7 @@ use super::{
 use crate::bundle::Request;
 
 /// A member as its issuer has it; stays when the member goes, so that no serial is used twice.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct MemberRecord {
     /// Of the newest bundle.
     pub(super) serial: Serial,
@@ -65,6 +65,9 @@ impl Enclave {
         let name = request.name();
         self.member(name)?;
         self.check_static_key(request, now)?;
+        if self.enrolment(name).is_ok_and(|e| e.isolated) {
+            return Err(IssueError::Isolated(name.clone()));
+        }
         let admission = match self.enrolment(name) {
             Ok(known) if known.request.static_key() == request.static_key() => {
                 if known.request.identity_key() != request.identity_key() {
@@ -91,7 +94,7 @@ impl Enclave {
                 isolated: false,
                 ends: now,
             };
-            self.members.entry(name.clone()).or_default().enrolment = Some(enrolment);
+            self.record(name).enrolment = Some(enrolment);
             self.touch_member(name);
         }
         self.renew_statements(name, now)?;
@@ -173,6 +176,17 @@ impl Enclave {
         enrolment.ends = enrolment.ends.max(not_after);
         self.touch_member(name);
         Ok(())
+    }
+
+    /// The record of a member. A new one begins above every serial that was ever used under a name that was forgotten.
+    pub(super) fn record(&mut self, name: &Name) -> &mut MemberRecord {
+        let floor = self.floor;
+        self.members.entry(name.clone()).or_insert(MemberRecord {
+            serial: floor,
+            statement_serial: floor,
+            enrolment: None,
+            provisioned: None,
+        })
     }
 
     pub(super) fn enrolment(&self, name: &Name) -> Result<&Enrolment, IssueError> {

@@ -37,6 +37,7 @@ use crate::{
 };
 use epoch::CommunityRecord;
 use member::MemberRecord;
+use records::Resting;
 use roster::Roster;
 
 /// How long root and authority of a new enclave are valid.
@@ -60,6 +61,8 @@ pub struct Enclave {
     freshness: Freshness,
     /// Above the serials of all members that were forgotten.
     floor: Serial,
+    /// Addresses that nobody else is given before a time: a statement that has not ended names them.
+    resting: Resting,
     revocations: Option<Signed<Revocations>>,
     latest: UnixTime,
     /// What changed since [`Self::take_records`].
@@ -125,6 +128,7 @@ impl Enclave {
             roster: Roster::default(),
             freshness: Freshness::Offline,
             floor: 0,
+            resting: BTreeMap::new(),
             revocations: None,
             latest: now,
             touched: BTreeMap::new(),
@@ -192,6 +196,7 @@ impl Enclave {
         }
         self.touch(Part::File);
         self.file = file;
+        self.give_to_file();
         self.call_roll();
         text.clone_into(&mut self.text);
         self.begin_communities(now, entropy)?;
@@ -204,7 +209,10 @@ impl Enclave {
         names.iter().try_for_each(|name| self.refresh_manifests(name))?;
         moved
             .iter()
-            .filter(|name| !changes.revoked.contains(*name))
+            .filter(|name| self.enrolment(name).is_ok_and(|e| !e.isolated))
+            .cloned()
+            .collect::<Vec<_>>()
+            .iter()
             .try_for_each(|name| self.renew_statements(name, now))?;
         Ok(changes)
     }

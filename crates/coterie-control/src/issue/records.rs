@@ -99,6 +99,9 @@ pub struct Record {
     pub concerns: BTreeSet<Name>,
 }
 
+/// Addresses that rest: whose they were, and until when (Unix seconds).
+pub(super) type Resting = BTreeMap<core::net::IpAddr, (Name, u64)>;
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Whole {
@@ -107,6 +110,7 @@ struct Whole {
     authority: String,
     root_certificate: String,
     floor: Serial,
+    resting: Resting,
     served: bool,
 }
 
@@ -158,11 +162,11 @@ impl Enclave {
             match part {
                 Part::Community(name) => {
                     let state: CommunityState = json("community", value)?;
-                    communities.insert(name.clone(), read_community(&state, &verifying_key, &mut keys)?);
+                    communities.insert(name.clone(), read_community(name, &state, &verifying_key, &mut keys)?);
                 }
                 Part::Member(name) => {
                     let state: MemberState = json("member", value)?;
-                    members.insert(name.clone(), read_member(state, &verifying_key)?);
+                    members.insert(name.clone(), read_member(name, state, &verifying_key)?);
                 }
                 Part::Root | Part::File | Part::Enclave | Part::Revocations | Part::Keys(_) => {}
             }
@@ -179,6 +183,7 @@ impl Enclave {
             roster: Roster::default(),
             freshness: freshness(whole.served),
             floor: whole.floor,
+            resting: whole.resting,
             revocations: revocations
                 .map(|list| signed(&String::from_utf8_lossy(&list), &verifying_key))
                 .transpose()?,
@@ -204,6 +209,7 @@ impl Enclave {
                 authority: STANDARD.encode(self.authority.bytes()),
                 root_certificate: STANDARD.encode(&self.root_certificate),
                 floor: self.floor,
+                resting: self.resting.clone(),
                 served: self.freshness == Freshness::Heads,
             }),
             Part::Revocations => Zeroizing::new(STANDARD.encode(self.revocations.as_ref()?.bytes()).into_bytes()),
@@ -213,8 +219,8 @@ impl Enclave {
         })
     }
 
-    /// Everything is to be stored.
-    pub(super) fn touch_all(&mut self) {
+    /// Everything is to be stored: [`Self::take_records`] gives all parts, as a store needs them that has none.
+    pub fn touch_all(&mut self) {
         for part in [Part::Root, Part::File, Part::Enclave, Part::Revocations] {
             self.touch(part);
         }

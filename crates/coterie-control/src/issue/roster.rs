@@ -150,7 +150,12 @@ impl Enclave {
             }
             return self.admit(request, now, entropy);
         }
-        let is_free = |address| self.roster.owner(address).is_none();
+        // What another machine's statement still names is not given to somebody else.
+        let rests = |address| {
+            let resting = self.resting.get(&address);
+            resting.is_some_and(|(other, until)| other != name && *until > now.0)
+        };
+        let is_free = |address| self.roster.owner(address).is_none() && !rests(address);
         let addresses = file::assign_one(&self.file.enclave.pools, name, is_free).ok_or(IssueError::PoolsUsedUp)?;
         let provisioned = Provisioned {
             template: template.clone(),
@@ -160,13 +165,7 @@ impl Enclave {
         let member = Member::of_template(name, (template, kind), addresses, endpoints);
         let communities = member.communities.clone();
         self.roster.add(name, member);
-        let record = MemberRecord {
-            serial: self.floor,
-            statement_serial: self.floor,
-            enrolment: None,
-            provisioned: Some(provisioned),
-        };
-        self.members.insert(name.clone(), record);
+        self.record(name).provisioned = Some(provisioned);
         self.touch_member(name);
         let admission = self.admit(request, now, entropy)?;
         for community in communities {
@@ -220,6 +219,38 @@ impl Enclave {
         Ok(true)
     }
 
+    /// The addresses of a member rest until the last of its statements has ended.
+    pub(super) fn rest_addresses(&mut self, name: &Name) {
+        let Ok(enrolment) = self.enrolment(name) else { return };
+        let until = enrolment.ends.0;
+        let addresses: Vec<IpAddr> = enrolment
+            .statements
+            .values()
+            .flat_map(|s| s.addresses.iter().map(coterie_model::Prefix::addr))
+            .collect();
+        let latest = self.latest.0;
+        self.resting.retain(|_, (_, until)| *until > latest);
+        for address in addresses {
+            self.resting.insert(address, (name.clone(), until));
+        }
+        self.touch(Part::Enclave);
+    }
+
+    /// Names that the file has now are the file's, with its addresses.
+    pub(super) fn give_to_file(&mut self) {
+        let taken: Vec<Name> = self
+            .members
+            .iter()
+            .filter(|(name, record)| record.provisioned.is_some() && self.file.members.contains_key(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in taken {
+            self.rest_addresses(&name);
+            self.record(&name).provisioned = None;
+            self.touch_member(&name);
+        }
+    }
+
     /// Makes the roster anew from file and records.
     pub(super) fn call_roll(&mut self) {
         self.roster = Roster::of(&self.file, &self.members);
@@ -244,6 +275,7 @@ impl Enclave {
 
     /// The member has no keys any more; one that a token made is no member any more.
     pub(super) fn forget_enrolment(&mut self, name: &Name) -> Result<(), IssueError> {
+        self.rest_addresses(name);
         let record = self
             .members
             .get_mut(name)
