@@ -27,12 +27,19 @@ pub(crate) struct DownArguments {
 
 pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
     let status = arguments.socket.status();
+    // One that cannot start is tried again and again, and would load its lockdown each time.
+    let tries = status.is_err() && arguments.socket.is_default() && systemd::is_trying();
     if !arguments.unlock {
+        const STAYS: &str = "; the lockdown stays, until `coterie unlock` or the next boot";
+        if tries {
+            stop(&arguments.socket)?;
+            return output::print(&format!("coteried, which did not come up, is tried no more{STAYS}"));
+        }
         let status = status?;
         stop(&arguments.socket)?;
         let lockdown = match status.lockdown.as_str() {
             "off" => "",
-            _ => "; the lockdown stays, until `coterie unlock` or the next boot",
+            _ => STAYS,
         };
         return output::print(&format!("{} is down{lockdown}", status.name));
     }
@@ -42,6 +49,10 @@ pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
             stop(&arguments.socket)?;
             format!("{} is down", status.name)
         }
+        Err(_) if tries => {
+            stop(&arguments.socket)?;
+            "coteried, which did not come up, is tried no more".to_owned()
+        }
         Err(_) => "no coteried runs".to_owned(),
     };
     unlock::lift()?;
@@ -50,7 +61,7 @@ pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
 
 /// Stops coteried, by systemd where it was started so, and waits until its process has ended: not before is its port free.
 pub(super) fn stop(socket: &Socket) -> anyhow::Result<()> {
-    if socket.is_default() && systemd::is_active() {
+    if socket.is_default() && systemd::is_trying() {
         return systemd::act(&["disable", "--quiet", "--now"]);
     }
     let mut client = Client::connect(&socket.path)?;

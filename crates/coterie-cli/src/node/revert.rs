@@ -51,6 +51,13 @@ pub(crate) fn run(arguments: &RevertArguments) -> anyhow::Result<()> {
     unlock::lift().and(stopped)
 }
 
+/// Takes back at once what `coterie up` did before it failed: there may be no coteried to stop.
+pub(super) fn now(socket: &Socket) -> anyhow::Result<()> {
+    let _not_there = down::stop(socket);
+    unlock::lift()?;
+    confirm(socket)
+}
+
 /// Starts the process that waits, before anything is changed.
 pub(super) fn arm(socket: &Socket, after: Duration) -> anyhow::Result<()> {
     let pending = pending(socket);

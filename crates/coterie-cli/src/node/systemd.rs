@@ -24,6 +24,15 @@ pub(crate) fn is_active() -> bool {
     has_unit() && systemctl(&["is-active", "--quiet", UNIT]).is_ok_and(|output| output.status.success())
 }
 
+/// Whether systemd runs coteried, or tries to again and again.
+pub(crate) fn is_trying() -> bool {
+    has_unit()
+        && systemctl(&["show", "--property=ActiveState", "--value", UNIT]).is_ok_and(|output| {
+            let state = String::from_utf8_lossy(&output.stdout);
+            output.status.success() && !matches!(state.trim(), "inactive" | "failed")
+        })
+}
+
 /// Does something with the unit.
 pub(crate) fn act(what: &[&str]) -> anyhow::Result<()> {
     let output = systemctl(&[what, &[UNIT]].concat()).context("cannot run systemctl")?;

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use coterie_api::{Answer, CallError, LOCKDOWN_PRIORITY, LOCKDOWN_TABLE, Request};
 use coterie_io::lockdown::{Lockdown, Routing};
 
-use super::NodeArguments;
+use super::{NodeArguments, down, systemd};
 use crate::output;
 
 pub(crate) fn run(arguments: &NodeArguments) -> anyhow::Result<()> {
@@ -12,6 +12,10 @@ pub(crate) fn run(arguments: &NodeArguments) -> anyhow::Result<()> {
     match arguments.socket.call(&Request::Unlock) {
         Ok(Answer::Done) => {}
         Ok(other) => return Err(super::unexpected(&other)),
+        // One that cannot start is tried again and again, and would load its lockdown each time.
+        Err(CallError::NotReachable { .. }) if arguments.socket.is_default() && systemd::is_trying() => {
+            down::stop(&arguments.socket)?;
+        }
         Err(CallError::NotReachable { .. }) => {}
         Err(error @ (CallError::Broken { .. } | CallError::Refused(_))) => return Err(error.into()),
     }

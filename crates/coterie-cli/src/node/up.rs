@@ -110,8 +110,9 @@ pub(crate) fn run(arguments: &UpArguments) -> anyhow::Result<()> {
     let status = match started {
         Ok(status) => status,
         Err(error) => {
+            // It may have loaded its lockdown before it failed, and the caller is outside.
             if cuts.is_some() {
-                revert::confirm(&arguments.socket)?;
+                revert::now(&arguments.socket)?;
             }
             return Err(error);
         }

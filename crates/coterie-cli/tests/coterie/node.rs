@@ -152,6 +152,14 @@ fn a_lockdown_that_would_cut_ssh_is_asked_for_and_taken_back() {
         on(&left, &["status"], &[], 3);
         assert!(!left.directory().join(pending).exists());
 
+        // One that fails after its lockdown was loaded takes it back at once.
+        left.within(|| {
+            let _taken = UdpSocket::bind("[::]:4747").unwrap();
+            up(&left, &["--lockdown", "on", "--yes"], &outside, 1);
+        })
+        .unwrap();
+        assert!(speaks_in_the_clear(&left) && !left.directory().join(pending).exists());
+
         let warned = up(&left, &["--lockdown", "on", "--yes"], &outside, 0);
         assert!(warned.stdout.contains("coterie up --confirm"), "{warned:?}");
         assert!(left.directory().join(pending).exists());
