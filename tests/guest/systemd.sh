@@ -45,7 +45,8 @@ kept_by_systemd() {
     measured="$(find /proc/1/fd -lname '*memfd:coterie-identity*' | wc -l) in process 1"
     [ "$measured" = "1 in process 1" ] && [ "$(show NFileDescriptorStore)" = 1 ]
 }
-logged() { journalctl --unit "$unit" --output cat --no-pager --since "$1" | grep -q "$2"; }
+# Not `grep -q`, which ends at the first match and breaks the pipe.
+logged() { journalctl --unit "$unit" --output cat --no-pager --since "$1" | grep "$2" >/dev/null; }
 
 # What goes through the tunnel while something happens: fifty packets a second.
 ping_starts() {
@@ -274,6 +275,7 @@ booted() {
 booted_with_a_damaged_bundle() {
     mount -o ro /dev/vdb /mnt
     check 'with a damaged bundle it is not up after a boot' await 60 logged "$(uptime --since)" 'coteried: .*bundle: line'
+    check 'it is tried again and again' is ActiveState activating
     check 'but the lockdown of before is in force' dark
     check 'and it comes by itself once the bundle is whole' comes_by_itself
     check 'two is reached' pings

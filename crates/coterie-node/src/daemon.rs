@@ -187,23 +187,37 @@ fn reload(options: &Options, driver: &mut Driver, (kept, fixed): &mut Before) ->
         .unwrap_or(&mut driver.journal)
         .accept_serial(opened.serial)?;
     *kept = identity.keep(options)?;
-    if let Some(lockdown) = network::lockdown(options, &opened)? {
-        load(Some(&lockdown))?;
-        network::remember_lockdown(options, Some(&lockdown))?;
-        driver.lockdown = Some(lockdown);
-    }
     network::adapt(driver.tun.name(), &opened)?;
+    let lockdown = network::lockdown(options, &opened)?;
     if then == *fixed {
+        relock(options, driver, lockdown)?;
         let time = opened.issued.max(wall());
         driver.node.handle_update(identity::update(opened, time), now());
         return Ok(());
     }
     tracing::info!("the bundle changes what a running core cannot: sessions are made anew");
+    // Protocol time runs on: only a start reads the wall clock.
+    let time = driver.node.time(now());
+    // The farewells leave by the port of before, which the lockdown to come does not let out.
+    driver.shut_down()?;
+    relock(options, driver, lockdown)?;
     driver.take_over(other, udp, |journal| {
-        let config = identity::config(opened, &keys, journal, wall());
+        let config = identity::config(opened, &keys, journal, time);
         Node::new(config, Box::new(SystemEntropy), now())
     })?;
     *fixed = then;
+    Ok(())
+}
+
+/// Puts another lockdown in force; where that fails, the one of before stays.
+fn relock(options: &Options, driver: &mut Driver, lockdown: Option<Lockdown>) -> anyhow::Result<()> {
+    let Some(lockdown) = lockdown else { return Ok(()) };
+    if let Err(error) = load(Some(&lockdown)) {
+        load(driver.lockdown.as_ref())?;
+        return Err(error);
+    }
+    network::remember_lockdown(options, Some(&lockdown))?;
+    driver.lockdown = Some(lockdown);
     Ok(())
 }
 

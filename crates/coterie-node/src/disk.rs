@@ -16,5 +16,7 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&fresh, path)
+    fs::rename(&fresh, path)?;
+    // The new name is on disk when the directory is.
+    fs::File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
 }

@@ -19,7 +19,7 @@ use coterie_io::{
     udp::{RecvBatch, SendBatch, UdpPort},
 };
 use coterie_model::{Instant, Name};
-use coterie_proto::{Event, Node, Ports};
+use coterie_proto::{Event, Node, Persist, Ports};
 use sd_notify::NotifyState;
 
 use crate::{
@@ -254,18 +254,17 @@ impl Driver {
         }
     }
 
-    /// Another core takes over, with another journal where it has other keys, and at another port where one was opened. The
-    /// sessions of the core before end, and their peers are told.
+    /// Another core takes over from one that was shut down, with another journal where it has other keys, and at another port
+    /// where one was opened.
     ///
     /// # Errors
-    /// When the journal cannot be written, or the port cannot be watched.
+    /// When the port cannot be watched.
     pub fn take_over(
         &mut self,
         journal: Option<Journal>,
         udp: Option<UdpPort>,
         make: impl FnOnce(&Journal) -> Node,
     ) -> anyhow::Result<()> {
-        self.shut_down()?;
         if let Some(journal) = journal {
             self.journal = journal;
         }
@@ -344,9 +343,18 @@ impl Driver {
         // Probes of people leave with what follows; the peer may have answered before this call is over.
         let leaving = (!self.pings.is_empty()).then(now);
         while let Some(record) = self.node.poll_persist() {
-            self.journal
-                .write(&record)
-                .context("cannot write the journal; nothing is sent that it does not know of")?;
+            let written = self.journal.write(&record);
+            match record {
+                // Nothing that is sent depends on it: a full disk must not end the node over a revocation.
+                Persist::Revocations(_) => {
+                    if let Err(error) = written {
+                        tracing::warn!(%error, "revocations could not be kept; they are learnt again after a restart");
+                    }
+                }
+                Persist::Counter(_) | Persist::Accepted(..) | Persist::Answered(_) | Persist::Live(..) => {
+                    written.context("cannot write the journal; nothing is sent that it does not know of")?;
+                }
+            }
         }
         while let Some(transmit) = self.node.poll_transmit() {
             if self.out.room() < transmit.bytes.len() {

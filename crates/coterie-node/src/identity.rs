@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use coterie_control::bundle::{Bundle, Keys, Opened, TemplateSettings};
 use coterie_crypto::{aead::Suite, dh::PublicKey};
 use coterie_io::memory::Sealed;
-use coterie_model::{Authority, Era, Reader, UnixTime, Unverified, Writer};
+use coterie_model::{Authority, Name, Reader, Signed, UnixTime, Unverified, Writer};
 use coterie_proto::{Config, Update, handshake::payload::Suites, membership::Freshness};
 use zeroize::Zeroizing;
 
@@ -156,9 +156,13 @@ impl Identity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {
     static_key: PublicKey,
-    era: Era,
+    /// Era, enclave and statement key with it.
+    authority: Signed<Authority>,
+    name: Name,
+    is_served: bool,
     suites: (Suites, Suite),
     roaming: bool,
+    port: u16,
     /// Where the outside port is.
     pub outside: SocketAddr,
 }
@@ -169,9 +173,12 @@ impl Fixed {
     pub fn of(options: &Options, opened: &Opened, keys: &Keys) -> Self {
         Self {
             static_key: *keys.static_key().public(),
-            era: opened.authority.era,
+            authority: opened.authority.clone(),
+            name: opened.name.clone(),
+            is_served: opened.freshness == coterie_control::bundle::Freshness::Heads,
             suites: suites(&opened.template),
             roaming: opened.template.roaming,
+            port: opened.port,
             outside: network::outside(options, opened),
         }
     }
@@ -210,7 +217,7 @@ pub fn config(opened: Opened, keys: &Keys, journal: &Journal, wall: UnixTime) ->
 /// What was learnt of revocations since the bundle was issued counts too: at the next start nobody is let in who was refused.
 fn with_revocations(mut update: Update, authority: &Authority, journal: &Journal) -> Update {
     let kept = journal
-        .revocations()
+        .revocations(&authority.enclave)
         .and_then(|list| list.verify(&authority.statement_key).ok())
         .filter(|list| (list.era, list.enclave) == (authority.era, authority.enclave));
     let revision = update.revocations.as_ref().map(|list| list.claimed().revision);

@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use coterie_crypto::{dh::PublicKey, hash::sha256};
-use coterie_model::{Reader, Revocations, Unverified, Writer};
+use coterie_model::{EnclaveId, Reader, Revocations, Unverified, Writer};
 use coterie_proto::Persist;
 
 use crate::disk::write_private;
@@ -30,7 +30,7 @@ const MAX_PEERS: u64 = 262_144;
 /// The journal, open.
 #[derive(Debug)]
 pub struct Journal {
-    path: PathBuf,
+    state: PathBuf,
     file: File,
     /// The static key that the counters belong to.
     own: PublicKey,
@@ -71,7 +71,7 @@ impl Journal {
             .open(&path)?;
         let is_new = file.metadata()?.len() == 0;
         let mut journal = Self {
-            path: path.clone(),
+            state: state.to_owned(),
             file,
             own,
             serial: 0,
@@ -165,18 +165,31 @@ impl Journal {
                 self.counter = *end;
                 self.write_head()
             }
-            Persist::Accepted(key, counter) => self.write_peer(*key, |e| e.accepted = *counter),
+            Persist::Accepted(key, counter) => self.write_peer(*key, |e| e.accepted = e.accepted.max(*counter)),
             Persist::Live(key, endpoint) => self.write_peer(*key, |e| e.live = *endpoint),
             Persist::Answered(nonce) => self.write_answered(*nonce),
-            Persist::Revocations(list) => write_private(&self.path.with_extension("revocations"), list.bytes()),
+            Persist::Revocations(list) => {
+                let path = self.revocations_path(&list.enclave);
+                // Each start is told what it kept.
+                if std::fs::read(&path).is_ok_and(|kept| kept == list.bytes()) {
+                    return Ok(());
+                }
+                write_private(&path, list.bytes())
+            }
         }
     }
 
-    /// The newest revocations that were learnt, as they were signed; what is damaged is as if it had never been learnt.
+    /// The newest revocations of an enclave that were learnt, as they were signed; what is damaged is as if it had never been
+    /// learnt. They are the enclave's, whatever keys this machine had then.
     #[must_use]
-    pub fn revocations(&self) -> Option<Unverified<Revocations>> {
-        let bytes = std::fs::read(self.path.with_extension("revocations")).ok()?;
+    pub fn revocations(&self, enclave: &EnclaveId) -> Option<Unverified<Revocations>> {
+        let bytes = std::fs::read(self.revocations_path(enclave)).ok()?;
         Unverified::parse(&bytes).ok()
+    }
+
+    fn revocations_path(&self, enclave: &EnclaveId) -> PathBuf {
+        let name: String = enclave.0.iter().take(8).map(|b| format!("{b:02x}")).collect();
+        self.state.join(format!("revocations-{name}"))
     }
 
     fn write_head(&mut self) -> io::Result<()> {

@@ -10,6 +10,8 @@ use coterie_crypto::{
 };
 use coterie_model::{Malformed, Reader, Writer};
 
+use zeroize::Zeroizing;
+
 use super::Token;
 use crate::{
     bundle::{MAX_BYTES, Request},
@@ -54,6 +56,7 @@ pub struct Sealed {
     /// For the server; whoever carries it learns the token's identifier and the static key.
     pub bytes: Vec<u8>,
     key: Secret<32>,
+    tag: [u8; TAG_LEN],
 }
 
 /// An application that was opened: its maker has the token's secret and the private half of the static key.
@@ -62,6 +65,8 @@ pub struct Opened {
     /// What is asked.
     pub application: Application,
     key: Secret<32>,
+    /// The application's, so that its reply is no other's.
+    tag: [u8; TAG_LEN],
 }
 
 /// Why an application is not opened. The administrator is told which; whoever asked is told [`REFUSED`].
@@ -119,11 +124,17 @@ pub fn seal(
     let mut w = Writer::new();
     w.u8(VERSION).bytes(&token.id).bytes(&keys.static_key).bytes(&nonce);
     let mut bytes = w.into_bytes();
-    bytes.extend_from_slice(&application.to_bytes());
+    let text = application.to_bytes();
+    bytes.reserve_exact(text.len() + TAG_LEN);
+    bytes.extend_from_slice(&text);
     let (header, text) = bytes.split_at_mut(HEADER);
     let tag = Key::new(Suite::Aes256GcmSiv, &keys.application).seal(nonce, header, text);
     bytes.extend_from_slice(&tag);
-    Ok(Sealed { bytes, key: keys.reply })
+    Ok(Sealed {
+        bytes,
+        key: keys.reply,
+        tag,
+    })
 }
 
 /// Opens an application that was made with the token of `secret`; `server` is the key pair that the token names.
@@ -135,7 +146,9 @@ pub fn open(bytes: &[u8], secret: &Secret<32>, server: &KeyPair) -> Result<Opene
     let mut r = Reader::new(&bytes[17..]);
     let static_key: PublicKey = r.array("static key")?;
     let nonce = r.array("nonce")?;
-    let mut sealed = r.take(r.remaining(), "application")?.to_vec();
+    // A ticket may be in it.
+    let mut sealed = Zeroizing::new(r.take(r.remaining(), "application")?.to_vec());
+    let tag = *sealed.last_chunk().ok_or(NotOpened::Forged)?;
     let forged = |_refused| NotOpened::Forged;
     let keys = Keys::derive(token, secret, server, &static_key, &static_key).map_err(forged)?;
     let text = Key::new(Suite::Aes256GcmSiv, &keys.application)
@@ -148,6 +161,7 @@ pub fn open(bytes: &[u8], secret: &Secret<32>, server: &KeyPair) -> Result<Opene
     Ok(Opened {
         application,
         key: keys.reply,
+        tag,
     })
 }
 
@@ -156,7 +170,9 @@ impl Opened {
     pub fn reply(&self, reply: &Reply, entropy: &mut dyn Entropy) -> Vec<u8> {
         let mut nonce = [0; 12];
         entropy.fill(&mut nonce);
-        let mut bytes = vec![VERSION];
+        // Room for everything at once: a buffer that grows leaves copies of secrets behind.
+        let mut bytes = Vec::with_capacity(13 + 33 + reply.bundle.len() + TAG_LEN);
+        bytes.push(VERSION);
         bytes.extend_from_slice(&nonce);
         match &reply.ticket {
             Some(ticket) => {
@@ -167,7 +183,8 @@ impl Opened {
         }
         bytes.extend_from_slice(&reply.bundle);
         let (header, text) = bytes.split_at_mut(13);
-        let tag = Key::new(Suite::Aes256GcmSiv, &self.key).seal(nonce, header, text);
+        let aad = [header, &self.tag[..]].concat();
+        let tag = Key::new(Suite::Aes256GcmSiv, &self.key).seal(nonce, &aad, text);
         bytes.extend_from_slice(&tag);
         bytes
     }
@@ -187,8 +204,9 @@ impl Sealed {
         }
         let (header, sealed) = bytes.split_at(13);
         let nonce = header[1..].try_into().map_err(|_length| Refused)?;
-        let mut text = sealed.to_vec();
-        let text: &[u8] = Key::new(Suite::Aes256GcmSiv, &self.key).open(nonce, header, &mut text)?;
+        let mut text = Zeroizing::new(sealed.to_vec());
+        let aad = [header, &self.tag[..]].concat();
+        let text: &[u8] = Key::new(Suite::Aes256GcmSiv, &self.key).open(nonce, &aad, &mut text)?;
         let (ticket, bundle) = match text.split_first() {
             Some((0, bundle)) => (None, bundle),
             Some((1, rest)) => {
@@ -231,7 +249,7 @@ impl Keys {
 }
 
 impl Application {
-    fn to_bytes(&self) -> Vec<u8> {
+    fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut w = Writer::new();
         w.counted(self.request.bytes());
         w.counted(cut(self.facts.name.as_deref().unwrap_or_default()));
@@ -253,11 +271,17 @@ impl Application {
             None => w.u8(0),
         };
         w.u64(self.facts.cpus.unwrap_or(0)).u64(self.facts.memory.unwrap_or(0));
+        let front = w.into_bytes();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(front.len() + 33));
+        bytes.extend_from_slice(&front);
         match &self.ticket {
-            Some(ticket) => w.u8(1).bytes(ticket.expose()),
-            None => w.u8(0),
-        };
-        w.into_bytes()
+            Some(ticket) => {
+                bytes.push(1);
+                bytes.extend_from_slice(ticket.expose());
+            }
+            None => bytes.push(0),
+        }
+        bytes
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, NotOpened> {
@@ -405,6 +429,13 @@ mod tests {
             }
         }
         assert!(sealed.open_reply(REFUSED).unwrap().is_none());
+        let again = seal(&c.token, &c.keys.static_key(), &asked, &mut c.entropy).unwrap();
+        let reply = Reply {
+            bundle: b"a bundle".to_vec(),
+            ticket: None,
+        };
+        let older = opened.reply(&reply, &mut c.entropy);
+        assert!(again.open_reply(&older).is_err(), "of the application before");
     }
 
     #[test]

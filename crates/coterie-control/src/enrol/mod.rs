@@ -7,7 +7,7 @@
 //!    seals a [`Reply`].
 //! 4. [`Sealed::open_reply`] on the machine gives the bundle, which is then checked against the root that the token pins.
 //!
-//! Layouts are in `docs/BUNDLE.md` section 8. Pure: bytes, time and randomness in, bytes out.
+//! Layouts are in `docs/BUNDLE.md` section 9. Pure: bytes, time and randomness in, bytes out.
 
 mod exchange;
 mod token;

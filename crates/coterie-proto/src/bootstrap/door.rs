@@ -84,6 +84,8 @@ pub struct Door {
     seen: Seen<[u8; datagram::MAC_LEN]>,
     accepted: BTreeMap<PublicKey, u64>,
     trials: Buckets<()>,
+    /// What each source may take of them: one that knows no token keeps nobody else out.
+    knockers: Buckets<u128>,
     sources: Buckets<u128>,
     out: VecDeque<Transmit>,
     requests: VecDeque<Request>,
@@ -135,6 +137,7 @@ impl Door {
             seen: Seen::new(8192),
             accepted: accepted.into_iter().collect(),
             trials: Buckets::new(0, 0, 1),
+            knockers: Buckets::new(20, 40, 4096),
             sources: Buckets::new(50, 50, 4096),
             out: VecDeque::new(),
             requests: VecDeque::new(),
@@ -244,7 +247,8 @@ impl Door {
         time: UnixTime,
         now: Instant,
     ) -> Option<Result<(), DropReason>> {
-        if self.knocks.is_empty() || !self.trials.allow((), now) {
+        let source = source_of(from.ip());
+        if self.knocks.is_empty() || !self.knockers.allow(source, now) || !self.trials.allow((), now) {
             return None;
         }
         let framed = Framed::cut(message)?;
@@ -330,7 +334,7 @@ impl Door {
             let mut index = [0; 4];
             self.entropy.fill(&mut index);
             let index = u32::from_be_bytes(index);
-            if !self.visits.contains_key(&index) {
+            if index != 0 && !self.visits.contains_key(&index) {
                 return index;
             }
         }
@@ -464,10 +468,15 @@ impl Door {
                 self.say(index, &Control::Carried(next).to_bytes());
             }
             Control::Carried(offset) => {
-                if let Some(answer) = answer {
-                    answer.acknowledge(offset, now);
+                match answer {
+                    Some(answer) => {
+                        answer.acknowledge(offset, now);
+                        self.carry(index, now);
+                    }
+                    // The server thinks: the visitor is to know that somebody is here.
+                    None if request.is_whole() => self.say(index, &Control::Keepalive.to_bytes()),
+                    None => {}
                 }
-                self.carry(index, now);
             }
             Control::Close => drop(self.visits.remove(&index)),
             Control::Keepalive => {}

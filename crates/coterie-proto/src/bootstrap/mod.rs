@@ -22,7 +22,7 @@ use crate::{session::Session, wire::datagram::SEALED_OVERHEAD};
 /// Longest request that a door carries.
 pub const MAX_REQUEST: usize = 16 * 1024;
 /// Longest answer that a visitor takes.
-pub const MAX_ANSWER: usize = 1024 * 1024;
+pub const MAX_ANSWER: usize = 1024 * 1024 + 4096;
 
 /// A control frame, sealed on the one lane of a visit; `None` when the session's counter is spent.
 fn seal_control(session: &mut Session, salt: [u8; 4], text: &[u8]) -> Option<Vec<u8>> {

@@ -285,3 +285,54 @@ fn a_request_that_is_too_large_is_not_kept() {
     assert_eq!(inbound.take(MAX_REQUEST, 2, 3, &[3]), Ok(3), "acknowledged again");
     assert!(inbound.is_whole());
 }
+
+#[test]
+fn a_server_that_thinks_for_a_minute_is_waited_for() {
+    let (mut v, mut d) = (visitor(TOKEN, &[1], bytes(3000)), door(1));
+    let mut now = Instant::ZERO;
+    let (mut asked, mut got) = (Vec::new(), None);
+    while got.is_none() && now.since_boot() < Duration::from_secs(90) {
+        v.handle_timeout(now);
+        d.handle_timeout(now);
+        loop {
+            let mut quiet = true;
+            while let Some(out) = v.poll_transmit() {
+                quiet = false;
+                d.handle_outside(&mut out.bytes.clone(), at(VISITOR), UnixTime(1), now);
+            }
+            while let Some(request) = d.poll_request() {
+                asked.push((request.visit, now + Duration::from_secs(60)));
+            }
+            if let Some((visit, _)) = asked.first().filter(|(_, ready)| *ready <= now) {
+                d.answer(*visit, bytes(5000), now);
+            }
+            while let Some(out) = d.poll_transmit() {
+                quiet = false;
+                let (_, answer) = v.handle_outside(&mut out.bytes.clone(), now);
+                got = answer.or(got);
+            }
+            if quiet {
+                break;
+            }
+        }
+        now = now + Duration::from_millis(50);
+    }
+    assert_eq!(got, Some(bytes(5000)));
+    assert_eq!((asked.len(), v.calls()), (1, 1), "asked once");
+}
+
+#[test]
+fn a_stranger_who_floods_a_door_keeps_nobody_else_out() {
+    let mut d = door(1);
+    let mut noise = bytes(300);
+    noise[..4].copy_from_slice(&[1, 0, 0, 0]);
+    let from = at("198.51.100.1:9");
+    for _ in 0..10_000 {
+        d.handle_outside(&mut noise.clone(), from, UnixTime(1), Instant::ZERO);
+    }
+    let mut v = visitor(TOKEN, &[1], vec![1]);
+    v.handle_timeout(Instant::ZERO);
+    let mut call = v.poll_transmit().unwrap().bytes;
+    let taken = d.handle_outside(&mut call, at(VISITOR), UnixTime(1), Instant::ZERO);
+    assert_eq!(taken, Some(Outcome::Handled));
+}

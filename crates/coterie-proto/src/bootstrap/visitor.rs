@@ -236,7 +236,9 @@ impl Visitor {
         };
         visit.counter += 1;
         let mut index = [0; 4];
-        self.entropy.fill(&mut index);
+        while index == [0; 4] {
+            self.entropy.fill(&mut index);
+        }
         let mut message = vec![INITIATION, 0, 0, 0];
         message.extend_from_slice(&index);
         let started = noise::Initiator::start(

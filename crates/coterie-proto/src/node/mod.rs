@@ -268,6 +268,8 @@ pub struct Node {
     housekeeping: Option<Instant>,
     /// How often peers are still to be told our newest statements.
     repeats: u8,
+    /// When the next time is.
+    repeat_at: Instant,
 
     counter: u64,
     reserved: u64,
@@ -325,6 +327,7 @@ impl Node {
             deadlines: BTreeSet::new(),
             housekeeping: None,
             repeats: 0,
+            repeat_at: now,
             counter: config.counter.max(1),
             reserved: config.counter.max(1),
             accepted: config.accepted.into_iter().collect(),
@@ -378,6 +381,12 @@ impl Node {
             (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
             (a, b) => a.or(b),
         }
+    }
+
+    /// Protocol time at `now`.
+    #[must_use]
+    pub fn time(&self, now: Instant) -> UnixTime {
+        self.membership.time(now)
     }
 
     /// This node's static key.

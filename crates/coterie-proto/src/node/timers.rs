@@ -120,7 +120,7 @@ impl Node {
 
     fn keep_house(&mut self, now: Instant, ports: &mut impl Ports) {
         self.membership.forget_retired(now);
-        self.repeat_own_statements();
+        self.repeat_own_statements(now);
         self.end_without_statement(now, ports);
         self.forget_idle();
         self.forget_questions(now, ports);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use coterie_model::{DirectoryEntry, Instant, Revocations, Signed, Statement, Unverified};
 
-use super::{Node, PeerId, Persist, Update, peer::Peer};
+use super::{Node, PeerId, Persist, Update, peer::Peer, timers::HOUSEKEEPING};
 use crate::session::Session;
 
 /// How often a newer statement is told again: of a million sessions at 30 % loss, two thousand make a new handshake.
@@ -64,6 +64,7 @@ impl Node {
         if renewed {
             self.tell_own_statements();
             self.repeats = REPEATS;
+            self.repeat_at = now + HOUSEKEEPING;
         }
         self.housekeeping = Some(now);
     }
@@ -231,9 +232,10 @@ impl Node {
     }
 
     /// Once a second after an update, a few times: no peer acknowledges it.
-    pub(super) fn repeat_own_statements(&mut self) {
-        if self.repeats > 0 {
+    pub(super) fn repeat_own_statements(&mut self, now: Instant) {
+        if self.repeats > 0 && self.repeat_at <= now {
             self.repeats -= 1;
+            self.repeat_at = now + HOUSEKEEPING;
             self.tell_own_statements();
         }
     }
