@@ -119,11 +119,13 @@ impl Read {
     /// # Errors
     /// When the database fails.
     pub async fn principal(&mut self, scope: Scope, id: PrincipalId) -> Result<Option<Principal>, StoreError> {
-        Ok(self
-            .principals(scope)
+        let query = sqlx::query("SELECT * FROM principals WHERE id = $1").bind(&id.0[..]);
+        let found = self
+            .optional(READING, query)
             .await?
-            .into_iter()
-            .find(|principal| principal.id == id))
+            .map(|row| principal(&row))
+            .transpose()?;
+        Ok(found.filter(|principal| principal.scope == scope))
     }
 
     /// All principals of a tenant, or of the operator, by name.

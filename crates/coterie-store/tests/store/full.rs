@@ -87,14 +87,15 @@ async fn fill(dir: &Path) {
     let (tenant, enclave) = tenant_with_enclave(&mut w, "acme", "prod", &mut entropy).await;
     w.commit().await.unwrap();
     let mut committed = 0_u64;
-    let mut refusals = 0;
-    let mut sizes = [20_000, 3_000, 100].iter().cycle();
+    let (mut refusals, mut at_commit) = (0, 0);
+    let mut sizes = [3_000, 4_000_000, 100, 20_000].iter().cycle();
     let mut size = 20_000;
-    // Full in the middle of large transactions and at the end of small ones.
-    while refusals < 12 {
+    // Full at the end of small transactions, and in the middle of one that is larger than the memory that it may take.
+    while refusals < 16 {
         match add(&store, enclave, committed, size, &mut entropy).await {
             Ok(()) => committed += 1,
-            Err(StoreError::Full { .. }) => {
+            Err(StoreError::Full { doing, .. }) => {
+                at_commit += usize::from(doing == "committing");
                 refusals += 1;
                 size = *sizes.next().unwrap();
                 let mut r = store.read().await.unwrap();
@@ -105,6 +106,7 @@ async fn fill(dir: &Path) {
         }
     }
     assert!(committed > 10);
+    assert!((1..16).contains(&at_commit), "{at_commit} of 16 when committing");
     let error = store.backup(&dir.join("backup"), root_key()).await.unwrap_err();
     assert!(
         matches!(error, StoreError::Full { .. }),

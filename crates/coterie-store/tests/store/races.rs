@@ -174,3 +174,40 @@ async fn who_follows_the_feed_while_it_grows_misses_nothing() {
         (1..=90).collect::<Vec<_>>()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_given_up_in_the_middle_leaves_nothing_half_done() {
+    let mut site = Site::new().await;
+    let token = site.token(100_000).await;
+    let site = Arc::new(site);
+    let mut whole = 0;
+    for n in 0..300_u64 {
+        let user = {
+            let site = Arc::clone(&site);
+            tokio::spawn(async move { enrol(&site, token, n).await })
+        };
+        // As many turns of the scheduler as there are moments to give up at, and some more.
+        for _ in 0..n % 60 * (n % 7) {
+            tokio::task::yield_now().await;
+        }
+        user.abort();
+        whole += u32::from(user.await.is_ok());
+    }
+    let mut w = site.store.write().await.unwrap();
+    let used = w.read().token(site.enclave, token).await.unwrap().unwrap().uses_made;
+    let records = w.read().records(site.enclave).await.unwrap();
+    let members: Vec<u64> = records
+        .iter()
+        .filter(|r| r.kind == "member")
+        .map(|r| r.key.parse().unwrap())
+        .collect();
+    assert_eq!(members.len(), usize::try_from(used).unwrap());
+    // Who was given up while it committed may be in without having heard of it.
+    assert!(used >= whole && used > 0 && used < 300, "{used} are in, {whole} heard of it");
+    for n in 0..300 {
+        let key = w.read().static_key(site.enclave, member(n)).await.unwrap();
+        assert_eq!(key.is_some(), members.contains(&n), "{n}");
+    }
+    w.commit().await.unwrap();
+    assert!(site.store.check().await.unwrap().findings.is_empty());
+}
