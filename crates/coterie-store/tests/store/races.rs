@@ -203,7 +203,10 @@ async fn who_is_given_up_in_the_middle_leaves_nothing_half_done() {
         .collect();
     assert_eq!(members.len(), usize::try_from(used).unwrap());
     // Who was given up while it committed may be in without having heard of it.
-    assert!(used >= whole && used > 0 && used < 300, "{used} are in, {whole} heard of it");
+    assert!(
+        used >= whole && used > 0 && used < 300,
+        "{used} are in, {whole} heard of it"
+    );
     for n in 0..300 {
         let key = w.read().static_key(site.enclave, member(n)).await.unwrap();
         assert_eq!(key.is_some(), members.contains(&n), "{n}");
