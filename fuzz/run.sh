@@ -29,11 +29,15 @@ fuzz() {
 options() {
     local max_len
     case $1 in
-        certificate | nodes) max_len=512 ;;
-        bundle | request | keys) max_len=1024 ;;
+        certificate | nodes | records | visits) max_len=512 ;;
+        application | bundle | keys | reply | request | token) max_len=1024 ;;
         *) max_len=2048 ;;
     esac
     echo "-max_len=$max_len"
+    case $1 in
+        # Scripts do more the longer they are, from the start.
+        records | visits) echo "-len_control=0" ;;
+    esac
     if [[ -f fuzz/dictionaries/$1.dict ]]; then
         echo "-dict=fuzz/dictionaries/$1.dict"
     fi
@@ -54,7 +58,9 @@ coverage() {
         crates/coterie-proto/src/wire/{datagram,control,ip}.rs crates/coterie-proto/src/query.rs \
         crates/coterie-proto/src/handshake/{payload,frame,cookie,exchange,initiator,responder,noise}.rs \
         crates/coterie-proto/src/node/*.rs crates/coterie-proto/src/{membership,limit}.rs crates/coterie-proto/src/session/*.rs \
-        crates/coterie-control/src/bundle/{*,*/*}.rs crates/coterie-control/src/file/*.rs | grep -v tests)
+        crates/coterie-proto/src/bootstrap/*.rs \
+        crates/coterie-control/src/bundle/{*,*/*}.rs crates/coterie-control/src/file/*.rs \
+        crates/coterie-control/src/{enrol/*,follow/message,issue/records,issue/files}.rs | grep -v tests)
     # shellcheck disable=SC2086
     "$bin/llvm-cov" report "${objects[@]}" -instr-profile="$out/corpus.profdata" $files
 }
@@ -72,7 +78,7 @@ case ${1:---help} in
         for target in ${*:-$(ls fuzz/fuzz_targets | sed 's/\.rs$//')}; do
             # A small set that reaches every edge; what a node does depends on how often, too.
             smallest=(-set_cover_merge=1 -use_counters=0)
-            [[ $target == nodes ]] && smallest=()
+            [[ $target == nodes || $target == visits ]] && smallest=()
             fuzz cmin "$target" -- "${smallest[@]}"
         done
         ;;

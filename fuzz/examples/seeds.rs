@@ -9,11 +9,14 @@ mod site;
 
 use std::{fs, path::Path};
 
-use coterie_control::bundle::parts::{self, Certificate, Labels, SealedView};
+use coterie_control::{
+    bundle::parts::{self, Certificate, Labels, SealedView},
+    follow::{Knocking, message},
+};
 use coterie_crypto::{Secret, SeededEntropy, aead::Suite, hash, kem, sign::SigningKey};
 use coterie_model::{
-    Authority, CommunityTag, DirectoryEntry, EnclaveId, EpochKind, Head, Manifest, MemberId, Name, Prefix, Revocation,
-    Revocations, Signed, Statement, UnixTime, Unverified, Writer, signed::head_hash,
+    Authority, CommunityTag, DirectoryEntry, EnclaveId, EpochKey, EpochKind, Head, Manifest, MemberId, Name, Prefix,
+    Revocation, Revocations, Signed, Statement, UnixTime, Unverified, Writer, signed::head_hash,
 };
 use coterie_proto::{
     handshake::payload::{InitiationPayload, ResponsePayload, Suites},
@@ -85,6 +88,12 @@ fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("view", views()),
         ("request", edits(1800)),
         ("keys", edits(120)),
+        ("token", changes(&[0, 1], 210, 6, &[2])),
+        ("application", applications()),
+        ("reply", replies()),
+        ("message", messages(&statements, &list, &key)),
+        ("records", records()),
+        ("visits", journeys()),
     ]
 }
 
@@ -552,5 +561,193 @@ fn edits(len: u16) -> Vec<Vec<u8>> {
             all.push(vec![kind, high, low, 0, 2, b'\n', 0]);
         }
     }
+    all
+}
+
+/// For each of `kinds`, edits at places of a true value all over its `len`, `step` bytes apart: it begins there with another
+/// byte, ends there, or one is gone. And the bare `more`.
+fn changes(kinds: &[u8], len: u16, step: usize, more: &[u8]) -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = kinds.iter().chain(more).map(|kind| vec![*kind]).collect();
+    for place in (0..len).step_by(step) {
+        let [high, low] = place.to_be_bytes();
+        for kind in kinds {
+            all.push(vec![*kind, high, low, 1, 1, 2]);
+            all.push(vec![*kind, high, low, 1, 0]);
+            all.push([&[*kind][..], &[high, low, 255, 0].repeat(12)].concat());
+        }
+    }
+    all
+}
+
+/// What stands behind the request of an application, in clear, and what is wrong with it.
+fn applications() -> Vec<Vec<u8>> {
+    let facts = |labels: &[(&str, &str)], macs: u8, uuid: u8, ticket: u8| {
+        let mut w = Writer::new();
+        w.u8(3).counted(b"web-7").u8(u8::try_from(labels.len()).expect("few"));
+        for (key, value) in labels {
+            w.counted(key.as_bytes()).counted(value.as_bytes());
+        }
+        w.u8(macs)
+            .bytes(&[2; 6].repeat(macs.into()))
+            .u8(uuid)
+            .bytes(&[9; 16][..usize::from(uuid % 2) * 16]);
+        w.u64(4)
+            .u64(0)
+            .u8(ticket)
+            .bytes(&[5; 32][..usize::from(ticket % 2) * 32]);
+        w.into_bytes()
+    };
+    let (long, longer) = ("k".repeat(256), "k".repeat(257));
+    let many: Vec<_> = ["a"; 33].map(|key| (key, "b")).into();
+    let mut all = changes(&[4], 140, 3, &[0, 1, 2, 3, 5, 6, 7]);
+    all.extend(changes(&[1, 5], 1900, 128, &[]));
+    all.extend([
+        facts(&[], 0, 0, 0),
+        facts(&[("a", "b"), ("b", "")], 16, 1, 1),
+        facts(&[("b", "b"), ("a", "")], 1, 1, 1),
+        facts(&[("a", "b"), ("a", "b")], 1, 1, 1),
+        facts(&[(&long, "b")], 17, 0, 0),
+        facts(&[(&long, &long)], 16, 2, 0),
+        facts(&[(&longer, "b")], 1, 0, 2),
+        facts(&many, 1, 0, 0),
+        facts(&many[..1], 1, 1, 2),
+    ]);
+    // A static key of low order; other versions and tokens.
+    all.push([&[5, 0, 17, 32, 32][..], &[0; 32]].concat());
+    all.extend([0, 1].map(|place| vec![5, 0, place, 1, 1, 2]));
+    all
+}
+
+fn replies() -> Vec<Vec<u8>> {
+    let mut all = changes(&[0, 2, 5], 80, 5, &[1, 3, 6, 7]);
+    all.extend([
+        vec![],
+        vec![4, 1],
+        vec![1, 0],
+        vec![1, 1],
+        vec![1, 2],
+        [&[1, 1][..], &[7; 32]].concat(),
+        [&[4, 1][..], &[7; 40]].concat(),
+        [&[4, 2][..], &[7; 40]].concat(),
+    ]);
+    all
+}
+
+/// A message of each kind; each cut, and with one byte more.
+fn messages(statements: &[Signed<Statement>], list: &Signed<Revocations>, key: &SigningKey) -> Vec<Vec<u8>> {
+    let tag = CommunityTag([1; 16]);
+    let entry = |statement: &Signed<Statement>| DirectoryEntry {
+        name: statement.name.clone(),
+        communities: vec![tag],
+        addresses: statement.addresses.clone(),
+        endpoints: vec![([192, 0, 2, 1], 4747).into()],
+        statements: vec![statement.clone()],
+    };
+    let entries: Vec<_> = statements.iter().map(entry).collect();
+    let epochs = [EpochKind::Scheduled, EpochKind::Removal].map(|kind| Signed::sign(manifest(kind), key));
+    let knock = |n| Knocking {
+        key: EpochKey {
+            tag: CommunityTag([n; 16]),
+            epoch: 1,
+            key: Secret::new([n; 32]),
+        },
+        not_after: UnixTime(9),
+    };
+    let mut framed = vec![
+        message::pulse(&Signed::sign(head(list), key)),
+        message::revocations(list),
+        message::manifests(tag, epochs.iter()),
+        message::manifests(tag, [].iter()),
+        message::renew(),
+        message::knocks(&[knock(1), knock(2)]),
+        message::mark(7),
+    ];
+    framed.extend(message::change(tag, &entries, &[name("gone"), name("too")]));
+    framed.extend(message::whole(tag, &[]));
+    framed.extend(message::whole(tag, &entries[..1]));
+    let whole = framed.into_iter().map(|message| message[4..].to_vec());
+    let mut all = vec![vec![], vec![0], vec![8]];
+    for message in whole {
+        let cuts = (1..message.len()).filter(|at| *at < 24 || at % 64 == 0);
+        all.extend(cuts.map(|at| message[..at].to_vec()));
+        all.push([&message[..], &[0]].concat());
+        all.extend([1, 17, 18, 19].into_iter().filter(|at| *at < message.len()).map(|at| {
+            let mut changed = message.clone();
+            changed[at] = 0xff;
+            changed
+        }));
+        all.push(message);
+    }
+    all
+}
+
+/// One change of each record, of each kind, at a few of its places; and what takes two.
+fn records() -> Vec<Vec<u8>> {
+    let change = |which: u8, what: u8, rest: &[u8]| {
+        let length = u8::try_from(rest.len()).expect("short");
+        [&[which, what, length][..], rest].concat()
+    };
+    let mut all = vec![vec![]];
+    for which in 0..14 {
+        for leaf in 0..12 {
+            all.push(change(which, 1, &[leaf, 0, 40, 1, 1, 9]));
+            all.push(change(which, 1, &[leaf]));
+            all.push(change(which, 2, &[leaf, 0, 20, 1, 1, 9]));
+            all.push(change(which, 3, &[leaf, 0, 0, 1, 1, b'!']));
+            all.extend((0..9).map(|value| change(which, 4, &[leaf, value, 7])));
+        }
+        all.push(change(which, 0, &[0, 9, 1, 1, 0]));
+        all.push(change(which, 0, &[0, 40, 255, 0]));
+        all.push(change(which, 5, &[]));
+        all.push(change(which, 6, &[which + 1]));
+        all.extend((0..8).map(|kind| change(which, 7, &[&[kind][..], b"other"].concat())));
+        all.push(change(which, 7, &[4, b'/']));
+        // Two of the same, and one in the place of the one before.
+        let next = [change(which, 6, &[which + 1]), change(which + 1, 5, &[])].concat();
+        all.push(
+            [
+                &next[..],
+                &change(which, 1, &[3, 0, 9, 1, 1, 9]),
+                &change(which + 2, 2, &[1, 0, 3, 0]),
+            ]
+            .concat(),
+        );
+    }
+    all
+}
+
+/// Scripts of a visit: undisturbed; with loss and time; restarts; knocks taken away; insiders.
+fn journeys() -> Vec<Vec<u8>> {
+    let talk = [15, 15, 11, 15];
+    let call = [5, 1];
+    let script = |parts: &[&[u8]]| parts.concat();
+    let mut all = Vec::new();
+    for shape in [[0, 0, 0], [1, 40, 20], [0, 255, 255], [2, 9, 9], [3, 1, 200]] {
+        all.push(script(&[&shape, &call, &talk]));
+        all.push(script(&[&shape, &call, &[0, 0, 5, 9, 2, 0, 15, 2, 3, 15], &talk]));
+        all.push(script(&[&shape, &call, &[15, 9, 0, 15, 5, 13, 15, 9, 1], &talk]));
+        all.push(script(&[&shape, &call, &[0, 0, 10, 0, 0, 15, 10, 0, 1, 5, 12], &talk]));
+        all.push(script(&[&shape, &call, &[8, 0, 3, 15, 7, 0, 0, 0, 7, 0, 1, 1], &talk]));
+        all.push(script(&[&shape, &call, &[3, 0, 1, 0, 9, 3, 2, 0, 20, 2, 9], &talk]));
+        all.push(script(&[&shape, &call, &[6, 20, 1, 5, 1, 0, 0, 0, 0, 0], &talk]));
+    }
+    for said in 0..8 {
+        for number in 0..8 {
+            let frames = [0, 5, said, number, number, 1, 7, said, 1, number, 0, 2, 3, number].repeat(3);
+            all.push(script(&[&[0, 30, 30], &call, &[12, 0, 0, 0, 0, 0, 9], &frames]));
+            all.push(script(&[&[1, 30, 30], &call, &[13, 1, 0, 0, 0, 9], &frames]));
+        }
+    }
+    for (place, value) in [(0, 1), (7, 9), (8, 0), (8, 1), (9, 0), (9, 3), (40, 1)] {
+        let changed = [place * 4 + 3, value];
+        all.push(script(&[&[1, 3, 3], &call, &[12, 0, 0], &changed, &[0, 0, 3, 0, 0]]));
+        all.push(script(&[&[1, 3, 3], &call, &[12, 0, 0, 0], &changed, &[0, 3, 0, 0]]));
+        all.push(script(&[&[1, 3, 3], &call, &[12, 0, 0, 0, 0], &changed, &[3, 0, 0]]));
+        all.push(script(&[&[1, 3, 3], &call, &[13, 1, 0], &changed, &[0, 3, 0, 0]]));
+        all.push(script(&[&[1, 3, 3], &call, &[13, 1, 0, 0], &changed, &[3, 0, 0]]));
+    }
+    all.push(script(&[&[1, 3, 3], &call, &[12, 0, 15, 0, 0, 0, 13, 1, 15, 0, 0]]));
+    all.push(script(&[&[1, 3, 3], &call, &[13, 0, 15, 13, 0, 15], &talk]));
+    all.push(script(&[&[0, 3, 3], &call, &[13, 0, 15, 15], &talk]));
     all
 }

@@ -26,7 +26,7 @@ use coterie_proto::{
     },
 };
 
-use super::nodes;
+use super::{nodes, visits};
 
 /// A property of some bytes.
 pub(crate) type Property = fn(&[u8]);
@@ -49,6 +49,7 @@ pub(crate) const TARGETS: &[(&str, Property)] = &[
     ("answer", answer),
     ("cookie", cookie),
     ("nodes", nodes::nodes),
+    ("visits", visits::visits),
 ];
 
 /// A header says what the bytes say, and a datagram of its type may have its length.

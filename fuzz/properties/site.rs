@@ -22,7 +22,8 @@ use super::remake::{body_of, keys_file};
 /// Protocol time.
 pub(crate) const NOW: UnixTime = UnixTime(1_795_506_345);
 
-const SITE: &str = r#"
+/// The enclave file.
+pub(crate) const SITE: &str = r#"
 version = 1
 [enclave]
 name = "shop"

@@ -12,6 +12,8 @@ mod entry;
 mod nodes;
 #[path = "../../../fuzz/properties/proto.rs"]
 mod proto;
+#[path = "../../../fuzz/properties/visits.rs"]
+mod visits;
 #[expect(dead_code, reason = "each test of nodes uses a part of it")]
 mod world;
 
