@@ -612,6 +612,8 @@ fn applications() -> Vec<Vec<u8>> {
         facts(&many, 1, 0, 0),
         facts(&many[..1], 1, 1, 2),
     ]);
+    // Another static key in the request.
+    all.push(vec![1, 0, 10, 1, 1, 2]);
     // A static key of low order; other versions and tokens.
     all.push([&[5, 0, 17, 32, 32][..], &[0; 32]].concat());
     all.extend([0, 1].map(|place| vec![5, 0, place, 1, 1, 2]));
@@ -697,6 +699,7 @@ fn records() -> Vec<Vec<u8>> {
             all.extend((0..9).map(|value| change(which, 4, &[leaf, value, 7])));
         }
         all.push(change(which, 0, &[0, 9, 1, 1, 0]));
+        all.push(change(which, 0, &[0, 30, 1, 1, 9]));
         all.push(change(which, 0, &[0, 40, 255, 0]));
         all.push(change(which, 5, &[]));
         all.push(change(which, 6, &[which + 1]));
@@ -746,6 +749,8 @@ fn journeys() -> Vec<Vec<u8>> {
         all.push(script(&[&[1, 3, 3], &call, &[13, 1, 0], &changed, &[0, 3, 0, 0]]));
         all.push(script(&[&[1, 3, 3], &call, &[13, 1, 0, 0], &changed, &[3, 0, 0]]));
     }
+    // Until after the token's end.
+    all.push(script(&[&[0, 3, 3], &[5, 16].repeat(58), &talk]));
     all.push(script(&[&[1, 3, 3], &call, &[12, 0, 15, 0, 0, 0, 13, 1, 15, 0, 0]]));
     all.push(script(&[&[1, 3, 3], &call, &[13, 0, 15, 13, 0, 15], &talk]));
     all.push(script(&[&[0, 3, 3], &call, &[13, 0, 15, 15], &talk]));
