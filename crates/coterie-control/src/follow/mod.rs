@@ -5,8 +5,8 @@
 //! when it is told to ([`Message::Renew`]).
 //!
 //! 1. The server writes what an operation changed ([`crate::issue::Enclave::take_records`]) under a revision.
-//! 2. [`news`] says what that means for everybody, and for the members of each community.
-//! 3. A node that comes back names the revision that it was told last and gets the [`news`] since then, or, where that is too
+//! 2. [`news()`] says what that means for everybody, and for the members of each community.
+//! 3. A node that comes back names the revision that it was told last and gets the [`news()`] since then, or, where that is too
 //!    long ago, [`everything`].
 
 pub mod message;
