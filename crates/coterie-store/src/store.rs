@@ -25,7 +25,7 @@ pub struct Store {
     pub(crate) readers: SqlitePool,
     pub(crate) roots: Arc<RootKeys>,
     /// Held for as long as the database is open for writing.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 impl Store {
@@ -208,8 +208,20 @@ async fn found(
     Ok(server)
 }
 
-/// Takes the database for this process; given back when the file is dropped, or the process is killed.
-pub(crate) fn lock(path: &Path) -> Result<File, StoreError> {
+/// The right to write a database, of one process at a time; given back when it is dropped, or the process is killed.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is being started at this moment has a copy of the file. An error leaves the
+        // lock to the end of that one.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the database for this process.
+pub(crate) fn lock(path: &Path) -> Result<Lock, StoreError> {
     const DOING: &str = "locking the database by";
     let name = beside(path, ".lock");
     let file = File::options()
@@ -220,7 +232,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, StoreError> {
         .open(&name)
         .map_err(|error| StoreError::io(DOING, &name, error))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
         Err(std::fs::TryLockError::Error(error)) => Err(StoreError::io(DOING, &name, error)),
     }
