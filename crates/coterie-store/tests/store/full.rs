@@ -59,7 +59,8 @@ fn mount(dir: &Path, options: &str) {
 
 fn remount(dir: &Path, options: &str) {
     let status = Command::new("mount")
-        .args(["-o", &format!("remount,{options}")])
+        // What stands in the table of mounts is not said again: an ordinary user's own number means nothing in here.
+        .args(["--options-mode", "ignore", "-o", &format!("remount,{options}")])
         .arg(dir)
         .status()
         .unwrap();
