@@ -59,7 +59,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "coterie-store",
         ours: &["coterie-crypto", "coterie-model"],
-        dev: &[],
+        dev: &["coterie-lab"],
         pure: false,
     },
     Rule {

@@ -191,8 +191,8 @@ fn take(
         .ok()
         .context("the answer is not the server's; somebody stands at the door who should not")?
         .context(
-            "the server refuses this machine; the token may be spent, ended or for something else: look at the audit log, \
-             and have a new one made with `coterie token create`",
+            "the server refuses this machine; the token may be spent, ended or for something else: ask the server's \
+             administrator, who sees which, for a new one",
         )?;
     Bundle::parse(&reply.bundle)
         .and_then(|bundle| bundle.open(keys, Some(token.root_hash), time, 0))

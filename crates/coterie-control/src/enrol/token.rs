@@ -188,10 +188,10 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM] {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Nothing is there.
-    #[error("the token is empty; paste what `coterie token create` printed")]
+    #[error("the token is empty; paste the whole of what the server gave out")]
     Empty,
     /// Something else.
-    #[error("this is no join token: one begins with `coterie-join-1.`; paste what `coterie token create` printed")]
+    #[error("this is no join token: one begins with `coterie-join-1.`; paste the whole of what the server gave out")]
     NoToken,
     /// Cut, or changed.
     #[error("the token is damaged: a part is missing or was changed; paste the whole of it again")]

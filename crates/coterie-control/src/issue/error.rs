@@ -40,10 +40,10 @@ pub enum IssueError {
         template: Name,
     },
     /// The member is isolated.
-    #[error("`{0}` is isolated; release it with `coterie vm release {0}`, or revoke it")]
+    #[error("`{0}` is isolated; release it first, or revoke it")]
     Isolated(Name),
     /// The name is another machine's.
-    #[error("another machine is member `{0}`; use another name, or end that one with `coterie vm revoke {0}`")]
+    #[error("another machine is member `{0}`; use another name, or end or revoke that one first")]
     NameInUse(Name),
     /// No address is left.
     #[error("the enclave's pools have no address left; add a pool, or make one larger")]

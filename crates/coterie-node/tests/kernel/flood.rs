@@ -12,7 +12,7 @@ use crate::site::{DEADLINE, Site};
 
 /// Sessions that members make during the flood.
 const LEGITIMATE: usize = 100;
-/// Forged initiations a second, beside other tests on the same cores; `make flood` asks for 100,000.
+/// Forged initiations a second, unless `COTERIE_FLOOD_RATE` asks for more.
 const RATE: u64 = 20_000;
 
 #[test]

@@ -1,7 +1,7 @@
 //! kill -9 at any moment: what was acknowledged is there, and nothing is half done.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -15,6 +15,13 @@ const PATH: &str = "COTERIE_STORE_CRASH_PATH";
 
 #[test]
 fn what_was_acknowledged_survives_kill_9() {
+    // The process that is killed is this very test, started anew.
+    if let Some(path) = std::env::var_os(PATH) {
+        tokio::runtime::Runtime::new()
+            .unwrap()
+            .block_on(write_for_ever(Path::new(&path)));
+        return;
+    }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (site, token) = runtime.block_on(prepared());
     let (path, tenant) = (site.path(), site.tenant);
@@ -69,7 +76,7 @@ async fn prepared() -> (Site, TokenId) {
 /// acknowledged.
 fn run_and_kill(path: &Path, acknowledgements: u64, more: Duration) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "crash::writer_that_is_killed", "--ignored", "--nocapture"])
+        .args(["--exact", "crash::what_was_acknowledged_survives_kill_9", "--nocapture"])
         .env(PATH, path)
         .stdout(Stdio::piped())
         .spawn()
@@ -124,13 +131,6 @@ async fn kept(path: &Path, tenant: TenantId, token: TokenId, entropy: &mut Seede
     drop(r);
     store.close().await.unwrap();
     n
-}
-
-#[test]
-#[ignore = "a process that what_was_acknowledged_survives_kill_9 starts and kills"]
-fn writer_that_is_killed() {
-    let path = PathBuf::from(std::env::var_os(PATH).expect("started by the test that kills it"));
-    tokio::runtime::Runtime::new().unwrap().block_on(write_for_ever(&path));
 }
 
 async fn write_for_ever(path: &Path) {

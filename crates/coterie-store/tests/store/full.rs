@@ -1,51 +1,34 @@
 //! A disk that is full, and one that cannot be written: on a small file system of our own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use coterie_crypto::SeededEntropy;
+use coterie_lab::within_namespaces;
 use coterie_store::{Store, StoreError, Value};
 
 use crate::site::{NOW, name, root_key, tenant_with_enclave};
 
-const DIR: &str = "COTERIE_STORE_SMALL_DISK";
-
 #[test]
 fn a_full_disk_is_said_and_got_over() {
-    in_namespace("full::on_a_disk_that_is_full");
+    within_namespaces(|| {
+        let dir = tempfile::tempdir().unwrap();
+        mount(dir.path(), "size=2m");
+        tokio::runtime::Runtime::new().unwrap().block_on(fill(dir.path()));
+        unmount(dir.path());
+    });
 }
 
 #[test]
 fn a_disk_that_cannot_be_written_is_said() {
-    in_namespace("full::on_a_disk_that_is_read_only");
-}
-
-/// Runs a test of this program where it may mount, if this machine lets us.
-fn in_namespace(test: &str) {
-    let unshare = || {
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "--propagation", "private", "--"]);
-        command
-    };
-    if !unshare().arg("true").output().is_ok_and(|out| out.status.success()) {
-        let required = std::env::var_os("COTERIE_LAB_REQUIRED").is_some();
-        assert!(!required, "this machine lets nobody make namespaces");
-        eprintln!("skipped: no user namespaces, so no small disk");
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let output = unshare()
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .env(DIR, dir.path())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    within_namespaces(|| {
+        let dir = tempfile::tempdir().unwrap();
+        mount(dir.path(), "size=8m");
+        tokio::runtime::Runtime::new()
+            .unwrap()
+            .block_on(be_read_only(dir.path()));
+        unmount(dir.path());
+    });
 }
 
 fn mount(dir: &Path, options: &str) {
@@ -67,16 +50,8 @@ fn remount(dir: &Path, options: &str) {
     assert!(status.success(), "remount {options}");
 }
 
-fn disk() -> PathBuf {
-    std::env::var_os(DIR).expect("started in a namespace of its own").into()
-}
-
-#[test]
-#[ignore = "runs in the namespace of a_full_disk_is_said_and_got_over"]
-fn on_a_disk_that_is_full() {
-    let dir = disk();
-    mount(&dir, "size=2m");
-    tokio::runtime::Runtime::new().unwrap().block_on(fill(&dir));
+fn unmount(dir: &Path) {
+    assert!(Command::new("umount").arg(dir).status().unwrap().success());
 }
 
 async fn fill(dir: &Path) {
@@ -161,27 +136,21 @@ async fn add(
     w.commit().await
 }
 
-#[test]
-#[ignore = "runs in the namespace of a_disk_that_cannot_be_written_is_said"]
-fn on_a_disk_that_is_read_only() {
-    let dir = disk();
-    mount(&dir, "size=8m");
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let mut entropy = SeededEntropy::from_number(1);
-        let path = dir.join("db");
-        let store = Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap();
-        let mut w = store.write().await.unwrap();
-        w.create_tenant(&name("acme"), NOW, &mut entropy).await.unwrap();
-        w.commit().await.unwrap();
-        store.close().await.unwrap();
-        remount(&dir, "ro");
-        let error = Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap_err();
-        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
-        let error = Store::restore(&path, &dir.join("new"), root_key(), NOW, &mut entropy)
-            .await
-            .unwrap_err();
-        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
-        remount(&dir, "rw");
-        Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap();
-    });
+async fn be_read_only(dir: &Path) {
+    let mut entropy = SeededEntropy::from_number(1);
+    let path = dir.join("db");
+    let store = Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap();
+    let mut w = store.write().await.unwrap();
+    w.create_tenant(&name("acme"), NOW, &mut entropy).await.unwrap();
+    w.commit().await.unwrap();
+    store.close().await.unwrap();
+    remount(dir, "ro");
+    let error = Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+    let error = Store::restore(&path, &dir.join("new"), root_key(), NOW, &mut entropy)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+    remount(dir, "rw");
+    Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap();
 }
