@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use coterie_api::CallError;
 
 use super::{Socket, down, unlock};
 use crate::{
@@ -53,9 +54,17 @@ pub(crate) fn run(arguments: &RevertArguments) -> anyhow::Result<()> {
 
 /// Takes back at once what `coterie up` did before it failed: there may be no coteried to stop.
 pub(super) fn now(socket: &Socket) -> anyhow::Result<()> {
-    let _not_there = down::stop(socket);
+    let stopped = down::stop(socket);
     unlock::lift()?;
-    confirm(socket)
+    confirm(socket)?;
+    match stopped {
+        Err(error) if !is_nobody_there(&error) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn is_nobody_there(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(CallError::NotReachable { .. }))
 }
 
 /// Starts the process that waits, before anything is changed.

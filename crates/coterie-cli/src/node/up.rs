@@ -111,8 +111,11 @@ pub(crate) fn run(arguments: &UpArguments) -> anyhow::Result<()> {
         Ok(status) => status,
         Err(error) => {
             // It may have loaded its lockdown before it failed, and the caller is outside.
-            if cuts.is_some() {
-                revert::now(&arguments.socket)?;
+            if cuts.is_some()
+                && let Err(other) = revert::now(&arguments.socket)
+            {
+                let advice = "what was begun could not be taken back; run `coterie down --unlock`";
+                return Err(error.context(format!("{advice} ({other:#})")));
             }
             return Err(error);
         }
