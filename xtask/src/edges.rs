@@ -77,8 +77,14 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "coterie-server",
-        ours: &["coterie-crypto", "coterie-model", "coterie-control"],
-        dev: &[],
+        ours: &[
+            "coterie-crypto",
+            "coterie-model",
+            "coterie-control",
+            "coterie-api",
+            "coterie-store",
+        ],
+        dev: &["coterie-lab"],
         pure: false,
     },
     Rule {
@@ -102,7 +108,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "coterie-sim",
-        ours: &["coterie-crypto", "coterie-model", "coterie-proto"],
+        ours: &["coterie-crypto", "coterie-model", "coterie-proto", "coterie-control"],
         dev: &[],
         pure: true,
     },
