@@ -1,6 +1,7 @@
 //! Measures enrolments a second: token, record, static key, change and audit row in one transaction, on the disk. Prints
 //! JSON. The directory to measure in is the argument (default: the current one).
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use coterie_crypto::{Secret, SeededEntropy};
 use coterie_model::{EnclaveId, MemberId, Name, UnixTime};
-use coterie_store::{AuditEntry, NewToken, Scope, Store, StoreError, TenantId, TokenId, TokenUse, Value, Write};
+use coterie_store::{
+    AuditEntry, NewChange, NewToken, Scope, Store, StoreError, TenantId, TokenId, TokenUse, Value, Write,
+};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const HOW_LONG: Duration = Duration::from_secs(3);
@@ -19,6 +22,7 @@ struct Bench {
     tenant: TenantId,
     enclave: EnclaveId,
     token: TokenId,
+    concerns: BTreeSet<Name>,
     next: AtomicU64,
 }
 
@@ -71,6 +75,7 @@ impl Bench {
             tenant,
             enclave,
             token,
+            concerns: [name].into(),
             next,
         })
     }
@@ -86,7 +91,12 @@ impl Bench {
         w.put_record(self.enclave, "member", &name, Value::Secret(&[7; 600]), entropy)
             .await?;
         w.claim_static_key(self.enclave, member, &key).await?;
-        w.add_change(self.enclave, "member", &name, NOW).await?;
+        let change = NewChange {
+            kind: "member",
+            subject: &name,
+            concerns: &self.concerns,
+        };
+        w.add_changes(self.enclave, &[change], NOW).await?;
         let entry = AuditEntry {
             scope: Scope::Tenant(self.tenant),
             actor: "server",

@@ -90,8 +90,9 @@ CREATE TABLE changes (
     revision    INTEGER NOT NULL,
     kind        TEXT    NOT NULL,
     subject     TEXT    NOT NULL,
+    concerns    TEXT    NOT NULL, -- names of communities, with a space between two
     time        INTEGER NOT NULL,
-    PRIMARY KEY (enclave_id, revision)
+    PRIMARY KEY (enclave_id, revision, kind, subject)
 ) STRICT;
 
 CREATE TABLE tasks (

@@ -1,19 +1,35 @@
 //! The change feed of an enclave: what changed, in the transaction that changed it, so that who follows misses nothing.
 
-use coterie_model::{EnclaveId, Revision, UnixTime};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::row::{Row, stored, stored_time};
+use coterie_model::{EnclaveId, Name, Revision, UnixTime};
+
+use crate::row::{Row, damaged, stored, stored_time};
 use crate::{Read, StoreError, Write};
+
+/// A change that is made.
+#[derive(Debug, Clone, Copy)]
+pub struct NewChange<'a> {
+    /// What kind of thing changes.
+    pub kind: &'a str,
+    /// Which.
+    pub subject: &'a str,
+    /// The names of the communities that it concerns; empty where the kind says whom it concerns.
+    pub concerns: &'a BTreeSet<Name>,
+}
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Its place: each enclave counts its own, by one. After a restore the count goes on far beyond any that was given out.
+    /// Its place, the same for all that changed at once: each enclave counts its own, by one. After a restore the count goes
+    /// on far beyond any that was given out.
     pub revision: Revision,
     /// What kind of thing changed.
     pub kind: String,
     /// Which.
     pub subject: String,
+    /// The names of the communities that it concerns.
+    pub concerns: BTreeSet<Name>,
     /// When.
     pub time: UnixTime,
 }
@@ -21,7 +37,7 @@ pub struct Change {
 /// What came after a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Feed {
-    /// These, the oldest first; more when the last is older than `newest`.
+    /// These, the oldest revision first, and each revision whole; more when the last is older than `newest`.
     Changes {
         /// What changed.
         changes: Vec<Change>,
@@ -36,7 +52,8 @@ pub enum Feed {
 }
 
 impl Read {
-    /// What changed after `revision`: at most `limit` changes.
+    /// What changed after `revision`: as many revisions as it takes for `limit` changes, or all. A revision is never cut in
+    /// two, so there may be more changes than `limit`; where there is any, there is one revision at least.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when there is no such enclave.
@@ -55,12 +72,14 @@ impl Read {
             return Ok(Feed::SnapshotNeeded { newest });
         }
         let query = sqlx::query(
-            "SELECT revision, kind, subject, time FROM changes WHERE enclave_id = $1 AND revision > $2 \
-             ORDER BY revision LIMIT $3",
+            "SELECT revision, kind, subject, concerns, time FROM changes WHERE enclave_id = $1 AND revision > $2 \
+             AND revision <= coalesce((SELECT revision FROM changes WHERE enclave_id = $1 AND revision > $2 \
+             ORDER BY revision LIMIT 1 OFFSET $3), $4) ORDER BY revision, kind, subject",
         )
         .bind(&enclave.0[..])
         .bind(stored("a revision", revision)?)
-        .bind(i64::from(limit));
+        .bind(i64::from(limit.saturating_sub(1)))
+        .bind(stored("a revision", newest)?);
         let changes = self
             .all(DOING, query)
             .await?
@@ -72,32 +91,44 @@ impl Read {
 }
 
 impl Write {
-    /// Adds a change, and gives its revision.
+    /// Adds changes, all under one new revision, and gives it; for none, the newest that there is. Changes of one subject
+    /// are one, which concerns whom each of them does.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when there is no such enclave.
-    pub async fn add_change(
+    pub async fn add_changes(
         &mut self,
         enclave: EnclaveId,
-        kind: &str,
-        subject: &str,
+        changes: &[NewChange<'_>],
         now: UnixTime,
     ) -> Result<Revision, StoreError> {
-        const DOING: &str = "adding a change";
-        let query = sqlx::query("UPDATE enclaves SET revision = revision + 1 WHERE id = $1 RETURNING revision")
+        const DOING: &str = "adding changes";
+        let mut merged: BTreeMap<(&str, &str), BTreeSet<&Name>> = BTreeMap::new();
+        for change in changes {
+            let concerns = merged.entry((change.kind, change.subject)).or_default();
+            concerns.extend(change.concerns);
+        }
+        let query = sqlx::query("UPDATE enclaves SET revision = revision + $1 WHERE id = $2 RETURNING revision")
+            .bind(i64::from(!merged.is_empty()))
             .bind(&enclave.0[..]);
         let row = self.returning(DOING, query).await?;
         let revision = row
             .ok_or(StoreError::NotFound { what: "enclave" })?
             .number("revision")?;
-        let query =
-            sqlx::query("INSERT INTO changes (enclave_id, revision, kind, subject, time) VALUES ($1, $2, $3, $4, $5)")
-                .bind(&enclave.0[..])
-                .bind(stored("a revision", revision)?)
-                .bind(kind)
-                .bind(subject)
-                .bind(stored_time(now)?);
-        self.execute(DOING, query).await?;
+        for ((kind, subject), concerns) in merged {
+            let concerns: Vec<&str> = concerns.into_iter().map(Name::as_str).collect();
+            let query = sqlx::query(
+                "INSERT INTO changes (enclave_id, revision, kind, subject, concerns, time) \
+                 VALUES ($1, $2, $3, $4, $5, $6)",
+            )
+            .bind(&enclave.0[..])
+            .bind(stored("a revision", revision)?)
+            .bind(kind)
+            .bind(subject)
+            .bind(concerns.join(" "))
+            .bind(stored_time(now)?);
+            self.execute(DOING, query).await?;
+        }
         Ok(revision)
     }
 
@@ -126,10 +157,13 @@ impl Write {
 }
 
 fn change(row: &Row) -> Result<Change, StoreError> {
+    let concerns = row.text("concerns")?;
+    let concerns: Result<BTreeSet<Name>, _> = concerns.split_ascii_whitespace().map(Name::new).collect();
     Ok(Change {
         revision: row.number("revision")?,
         kind: row.text("kind")?,
         subject: row.text("subject")?,
+        concerns: concerns.map_err(|error| damaged("concerns", error.to_string()))?,
         time: row.time("time")?,
     })
 }

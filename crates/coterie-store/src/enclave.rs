@@ -65,6 +65,28 @@ impl Read {
         let query = sqlx::query("SELECT * FROM enclaves WHERE tenant_id = $1 ORDER BY name").bind(&tenant.0[..]);
         self.all(READING, query).await?.iter().map(enclave).collect()
     }
+
+    /// The enclave of this id, whosever it is: for the server itself, on behalf of a node, which proves by its certificate
+    /// which enclave it is of. Never for a caller who has a tenant.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn enclave_of_any_tenant(&mut self, id: EnclaveId) -> Result<Option<Enclave>, StoreError> {
+        let query = sqlx::query("SELECT * FROM enclaves WHERE id = $1").bind(&id.0[..]);
+        self.optional(READING, query)
+            .await?
+            .map(|row| enclave(&row))
+            .transpose()
+    }
+
+    /// All enclaves of all tenants, by id: for the server itself, which tends each.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn all_enclaves(&mut self) -> Result<Vec<Enclave>, StoreError> {
+        let query = sqlx::query("SELECT * FROM enclaves ORDER BY id");
+        self.all(READING, query).await?.iter().map(enclave).collect()
+    }
 }
 
 impl Write {

@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! # use coterie_store::*;
-//! # use coterie_model::{EnclaveId, MemberId, UnixTime};
+//! # use coterie_model::{EnclaveId, MemberId, Name, UnixTime};
 //! # async fn enrol(store: &Store, token: TokenId, tenant: TenantId, enclave: EnclaveId, member: MemberId,
 //! #     now: UnixTime, entropy: &mut (dyn coterie_crypto::Entropy + Send)) -> Result<(), StoreError> {
 //! let mut w = store.write().await?;
@@ -16,7 +16,8 @@
 //! }
 //! w.put_record(enclave, "member", "web-1", Value::Clear(b"serials and enrolment"), entropy).await?;
 //! w.claim_static_key(enclave, member, &[7; 32]).await?;
-//! w.add_change(enclave, "member", "web-1", now).await?;
+//! let change = NewChange { kind: "member", subject: "web-1", concerns: &[Name::new("web").expect("a name")].into() };
+//! w.add_changes(enclave, &[change], now).await?;
 //! w.commit().await
 //! # }
 //! ```
@@ -61,7 +62,7 @@ mod ticket;
 mod token;
 
 pub use audit::{AuditEntry, AuditRow, AuditVerdict};
-pub use change::{Change, Feed};
+pub use change::{Change, Feed, NewChange};
 pub use check::{Finding, FindingKind, Report};
 pub use enclave::Enclave;
 pub use error::StoreError;

@@ -6,7 +6,7 @@ use coterie_crypto::Secret;
 use coterie_model::UnixTime;
 use coterie_store::{Feed, FindingKind, Scope, Store, StoreError, Value};
 
-use crate::site::{NOW, Site, edit, member, name, root_key};
+use crate::site::{NOW, Site, add_change, edit, member, name, root_key};
 
 const LATER: UnixTime = UnixTime(NOW.0 + 1_000);
 
@@ -14,9 +14,7 @@ async fn with_changes(n: u64) -> Site {
     let site = Site::new().await;
     let mut w = site.store.write().await.unwrap();
     for at in 0..n {
-        w.add_change(site.enclave, "member", &at.to_string(), NOW)
-            .await
-            .unwrap();
+        add_change(&mut w, site.enclave, &at.to_string()).await.unwrap();
     }
     w.commit().await.unwrap();
     site
@@ -31,7 +29,7 @@ async fn a_backup_is_one_state_while_others_write() {
             for n in 1..=200_u64 {
                 // Two things that are always equal.
                 let mut w = site.store.write().await.unwrap();
-                w.add_change(site.enclave, "member", "x", NOW).await.unwrap();
+                add_change(&mut w, site.enclave, "x").await.unwrap();
                 let mut entropy = coterie_crypto::SeededEntropy::from_number(n);
                 let value = n.to_string();
                 w.put_record(site.enclave, "count", "", Value::Secret(value.as_bytes()), &mut entropy)
@@ -88,7 +86,7 @@ async fn a_restored_database_is_told_from_the_one_before() {
     // What the backup does not know: five more changes, seen by whoever follows.
     let mut w = site.store.write().await.unwrap();
     for _ in 0..5 {
-        w.add_change(site.enclave, "member", "lost", NOW).await.unwrap();
+        add_change(&mut w, site.enclave, "lost").await.unwrap();
     }
     w.commit().await.unwrap();
     let before = site.store.read().await.unwrap().settings().await.unwrap();
@@ -118,7 +116,7 @@ async fn a_restored_database_is_told_from_the_one_before() {
         // Numbers pass through JSON, where 2^53 is the last that is exact.
         assert!(enclave.revision > 8 && enclave.revision < 1 << 53);
         assert_eq!(
-            w.add_change(site.enclave, "member", "x", now).await.unwrap(),
+            add_change(&mut w, site.enclave, "x").await.unwrap(),
             enclave.revision + 1
         );
         w.commit().await.unwrap();
@@ -194,7 +192,11 @@ async fn a_check_says_what_is_wrong_and_what_to_do() {
         "INSERT INTO token_uses SELECT token_id, zeroblob(16), time, source FROM token_uses",
     )
     .await;
-    edit(&mut conn, "INSERT INTO changes VALUES (zeroblob(16), 1, 'a', 'b', 0)").await;
+    edit(
+        &mut conn,
+        "INSERT INTO changes VALUES (zeroblob(16), 1, 'a', 'b', '', 0)",
+    )
+    .await;
     let findings = site.store.check().await.unwrap().findings;
     let kinds: Vec<FindingKind> = findings.iter().map(|f| f.kind).collect();
     assert_eq!(kinds, [FindingKind::Reference, FindingKind::Token]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use coterie_crypto::{Entropy as _, SeededEntropy};
 use coterie_store::{AuditEntry, AuditVerdict, Scope, Store, TenantId, TokenId, TokenUse, Value};
 
-use crate::site::{NOW, Site, member, name, new_token, root_key, static_key};
+use crate::site::{NOW, Site, add_change, member, name, new_token, root_key, static_key};
 
 const KILLS: u64 = 60;
 const PATH: &str = "COTERIE_STORE_CRASH_PATH";
@@ -153,7 +153,7 @@ async fn write_for_ever(path: &Path) {
             .await
             .unwrap();
         w.claim_static_key(enclave.id, member(n), &static_key(n)).await.unwrap();
-        w.add_change(enclave.id, kind, &key, NOW).await.unwrap();
+        add_change(&mut w, enclave.id, &key).await.unwrap();
         let entry = AuditEntry {
             scope: Scope::Tenant(tenant),
             actor: "server",

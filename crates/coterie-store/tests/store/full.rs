@@ -7,7 +7,7 @@ use coterie_crypto::SeededEntropy;
 use coterie_lab::within_namespaces;
 use coterie_store::{Store, StoreError, Value};
 
-use crate::site::{NOW, name, root_key, tenant_with_enclave};
+use crate::site::{NOW, add_change, name, root_key, tenant_with_enclave};
 
 #[test]
 fn a_full_disk_is_said_and_got_over() {
@@ -115,7 +115,7 @@ async fn add(
     entropy: &mut SeededEntropy,
 ) -> Result<(), StoreError> {
     let mut w = store.write().await?;
-    w.add_change(enclave, "member", "x", NOW).await?;
+    add_change(&mut w, enclave, "x").await?;
     let written = w
         .put_record(
             enclave,
@@ -127,7 +127,7 @@ async fn add(
         .await;
     if let Err(error) = written {
         // The transaction may have ended by itself: nothing more is taken, so that nothing is kept by half.
-        let after = w.add_change(enclave, "member", "stray", NOW).await.unwrap_err();
+        let after = add_change(&mut w, enclave, "stray").await.unwrap_err();
         assert!(matches!(after, StoreError::Failed), "{after}");
         let commit = w.commit().await.unwrap_err();
         assert!(matches!(commit, StoreError::Failed), "{commit}");

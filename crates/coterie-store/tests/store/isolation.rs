@@ -6,7 +6,7 @@ use coterie_store::{
     AuditEntry, Feed, NewPrincipal, PrincipalId, Role, Scope, Store, StoreError, TenantId, TicketUse, TokenId, Value,
 };
 
-use crate::site::{NOW, member, name, new_token, root_key, static_key, tenant_with_enclave};
+use crate::site::{NOW, add_change, member, name, new_token, root_key, static_key, tenant_with_enclave};
 
 struct Tenancy {
     tenant: TenantId,
@@ -34,7 +34,7 @@ async fn furnish(store: &Store, mark: u8, entropy: &mut SeededEntropy) -> Tenanc
     w.put_ticket(enclave, member(1), &Secret::new([mark; 32]), NOW)
         .await
         .unwrap();
-    w.add_change(enclave, "member", &mark.to_string(), NOW).await.unwrap();
+    add_change(&mut w, enclave, &mark.to_string()).await.unwrap();
     w.set_enclave_file(tenant, enclave, &mark.to_string()).await.unwrap();
     let template = name("web");
     let (token, _) = w

@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use coterie_store::{StoreError, TokenRefusal, TokenUse, Value};
 
-use crate::site::{NOW, Site, member, static_key};
+use crate::site::{NOW, Site, add_change, member, static_key};
 
 const USERS: u64 = 64;
 const ROUNDS: u64 = 50;
@@ -151,7 +151,7 @@ async fn who_follows_the_feed_while_it_grows_misses_nothing() {
         tokio::spawn(async move {
             for n in 1..=100_u64 {
                 let mut w = site.store.write().await.unwrap();
-                w.add_change(site.enclave, "member", &n.to_string(), NOW).await.unwrap();
+                add_change(&mut w, site.enclave, &n.to_string()).await.unwrap();
                 if n % 10 == 0 {
                     drop(w);
                     continue;

@@ -10,7 +10,7 @@ use coterie_store::{
     TokenUse, Value,
 };
 
-use crate::site::{HOUR, NOW, Site, member, name, new_token, root_key, static_key};
+use crate::site::{HOUR, NOW, Site, add_change, member, name, new_token, root_key, static_key};
 
 #[tokio::test]
 async fn the_settings_count_starts_and_keep_the_identity() {
@@ -93,7 +93,7 @@ async fn an_enclave_takes_all_that_is_its_own_with_it() {
     w.put_ticket(site.enclave, member(1), &Secret::new([1; 32]), NOW)
         .await
         .unwrap();
-    w.add_change(site.enclave, "member", "web-1", NOW).await.unwrap();
+    add_change(&mut w, site.enclave, "web-1").await.unwrap();
     w.set_enclave_file(site.tenant, site.enclave, "changed").await.unwrap();
     let found = w
         .read()
@@ -370,11 +370,11 @@ async fn changes_are_counted_followed_and_pruned() {
     let id = site.enclave;
     let mut w = site.store.write().await.unwrap();
     for n in 1..=5 {
-        assert_eq!(w.add_change(id, "member", &format!("web-{n}"), NOW).await.unwrap(), n);
+        assert_eq!(add_change(&mut w, id, &format!("web-{n}")).await.unwrap(), n);
     }
     w.commit().await.unwrap();
     let mut w = site.store.write().await.unwrap();
-    w.add_change(id, "member", "lost", NOW).await.unwrap();
+    add_change(&mut w, id, "lost").await.unwrap();
     w.rollback().await.unwrap();
 
     let revisions = |feed: Feed| match feed {
@@ -401,8 +401,8 @@ async fn changes_are_counted_followed_and_pruned() {
     );
     assert_eq!(w.prune_changes(id, 99).await.unwrap(), 2);
     assert_eq!(revisions(w.read().changes_since(id, 5, 9).await.unwrap()), (vec![], 5));
-    assert_eq!(w.add_change(id, "member", "next", NOW).await.unwrap(), 6);
-    let error = w.add_change(EnclaveId([9; 16]), "member", "x", NOW).await.unwrap_err();
+    assert_eq!(add_change(&mut w, id, "next").await.unwrap(), 6);
+    let error = add_change(&mut w, EnclaveId([9; 16]), "x").await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound { what: "enclave" }), "{error}");
 }
 

@@ -1,12 +1,13 @@
 //! A database with one tenant and one enclave.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coterie_crypto::{Entropy, Secret, SeededEntropy};
-use coterie_model::{EnclaveId, MemberId, Name, UnixTime};
-use coterie_store::{NewToken, Store, TenantId, TokenId, Value, Write};
+use coterie_model::{EnclaveId, MemberId, Name, Revision, UnixTime};
+use coterie_store::{NewChange, NewToken, Store, StoreError, TenantId, TokenId, Value, Write};
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
@@ -124,4 +125,15 @@ pub(crate) async fn tenant_with_enclave(
 /// Executes statements beside the store.
 pub(crate) async fn edit(conn: &mut SqliteConnection, sql: &'static str) -> u64 {
     sqlx::raw_sql(sql).execute(conn).await.unwrap().rows_affected()
+}
+
+/// Adds one change, of a member, that concerns nobody by name.
+pub(crate) async fn add_change(w: &mut Write, enclave: EnclaveId, subject: &str) -> Result<Revision, StoreError> {
+    let concerns = BTreeSet::new();
+    let change = NewChange {
+        kind: "member",
+        subject,
+        concerns: &concerns,
+    };
+    w.add_changes(enclave, &[change], NOW).await
 }

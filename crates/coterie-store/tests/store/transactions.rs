@@ -2,7 +2,7 @@
 
 use coterie_store::{Store, StoreError, Value};
 
-use crate::site::{NOW, Site, member, name, root_key, static_key};
+use crate::site::{NOW, Site, add_change, member, name, root_key, static_key};
 
 #[tokio::test]
 async fn what_is_dropped_is_not_kept_and_the_next_one_works() {
@@ -42,9 +42,7 @@ async fn a_step_that_is_undone_takes_no_other_with_it() {
     let mut w = site.store.write().await.unwrap();
     for n in 0..6 {
         let savepoint = w.savepoint().await.unwrap();
-        w.add_change(site.enclave, "member", &format!("m-{n}"), NOW)
-            .await
-            .unwrap();
+        add_change(&mut w, site.enclave, &format!("m-{n}")).await.unwrap();
         // Every second one wants a key that is taken by then.
         match w.claim_static_key(site.enclave, member(n), &static_key(n / 2)).await {
             Ok(()) => w.keep(savepoint).await.unwrap(),
