@@ -1,10 +1,13 @@
-//! The contract between a node and the hand: requests and answers of the control socket, and a client for it.
+//! The contract between node, hand and server.
 //!
-//! One JSON object a line, one answer a request, over a Unix socket that only root (or the socket's group) may open.
-//! Fields are added, never renamed; times are in seconds unless the name says otherwise.
+//! [`node`] and [`client`]: requests and answers of a node's control socket, and a client for it. One JSON object a line, one
+//! answer a request, over a Unix socket that only root (or the socket's group) may open. [`v1`]: what people and nodes say to
+//! the configuration server and what it answers. Fields are added, never renamed; times are in seconds unless the name says
+//! otherwise.
 
 pub mod client;
 pub mod node;
+pub mod v1;
 
 pub use client::{CallError, Client};
 pub use node::{Answer, Failure, Reply, Request};
