@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use coterie_control::{
-    bundle::{Keys, MAX_BYTES, Request},
+    bundle::{Keys, MAX_BYTES, MAX_SERVERS, Request},
     enrol::{self, Application, DoorAddress, MAX_DOORS, NotOpened, Opened, REFUSED, Reply, Sealed, Token},
     file::{Facts, Uuid},
 };
@@ -57,7 +57,9 @@ impl Enrolment {
             endpoint: endpoint.parse().expect("an endpoint"),
             static_key: [1; 32],
         });
-        let token = Token::draw([7; 32], *server.public(), UnixTime(9), doors.to_vec(), &mut entropy);
+        let servers = ["10.77.0.5:4750", "[fd77::5]:4750"].map(|server| server.parse().expect("an endpoint"));
+        let (doors, servers) = (doors.to_vec(), servers.to_vec());
+        let token = Token::draw([7; 32], *server.public(), UnixTime(9), doors, servers, &mut entropy);
         let keys = Keys::generate(Name::new("web-7").expect("a name"), &mut entropy);
         let asked = Application {
             request: Request::new(&keys).expect("true keys"),
@@ -166,7 +168,8 @@ pub(crate) fn token(data: &[u8]) {
     match Token::parse(&text) {
         Ok(token) => {
             assert_eq!(*token.to_text(), text.trim());
-            assert!((1..=MAX_DOORS).contains(&token.doors.len()));
+            let (doors, servers) = (token.doors.len(), token.servers.len());
+            assert!(doors <= MAX_DOORS && servers <= MAX_SERVERS && doors + servers > 0);
             let keys: Vec<_> = token.doors.iter().map(|d| token.knock_key(&d.static_key)).collect();
             assert!(
                 keys.iter()

@@ -23,6 +23,7 @@ pools = ["10.77.0.0/29", "fd77::/64"]
 communities = ["web"]
 [template.db]
 communities = ["web", "db"]
+door = true
 [member.db-1]
 template = "db"
 addresses = ["10.77.0.1"]
@@ -223,6 +224,39 @@ fn isolation_refuses_and_release_lets_back_in() {
     site.enclave.isolate(&web, late).unwrap();
     site.enclave.end(&web, late).unwrap();
     assert_eq!(list(&site), (5, 1));
+}
+
+#[test]
+fn bundles_say_where_the_server_is_and_tokens_where_the_doors_are() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    assert_eq!(site.open("web-7", 7).servers, []);
+    site.enclave.take_records();
+    let servers: Vec<SocketAddr> = (1..=9).map(|n| format!("10.77.0.6:{n}").parse().unwrap()).collect();
+    site.enclave.set_servers(servers.clone());
+    let touched: Vec<_> = site.enclave.take_records().into_iter().map(|r| r.part).collect();
+    assert_eq!(touched, [Part::File, Part::Enclave], "everybody is told to renew");
+    site.enclave.set_servers(servers.clone());
+    assert!(site.enclave.take_records().is_empty(), "nothing changed");
+    site.enclave = site.reloaded();
+    assert_eq!(site.enclave.servers(), &servers[..8]);
+    assert_eq!(site.open("web-7", 7).servers, servers[..8]);
+    site.enclave.touch_all();
+    site.store();
+
+    assert_eq!(site.enclave.doors(), [], "none of a door template is enrolled");
+    site.apply("db", "db-1", 1).unwrap();
+    assert_eq!(site.enclave.doors(), [], "the file's member has no endpoint");
+    site.apply("db", "db-2", 2).unwrap();
+    let (door, key) = (name("db-2"), *site.keys[&2].static_key().public());
+    let all = site.enclave.doors();
+    assert_eq!((all.len(), all[0].0), (1, &door));
+    assert_eq!(
+        (all[0].1.endpoint, all[0].1.static_key),
+        ("192.0.2.2:4747".parse().unwrap(), key)
+    );
+    site.enclave.isolate(&door, NOW).unwrap();
+    assert_eq!(site.enclave.doors(), []);
 }
 
 #[test]

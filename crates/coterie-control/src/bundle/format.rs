@@ -26,6 +26,8 @@ const MAX_MANIFESTS: usize = 4 * 64;
 const MAX_LISTS: usize = 128 + 56 * MAX_REVOCATIONS;
 const MAX_POOLS: usize = 16;
 const MAX_GATEWAYS: usize = 16;
+/// Most addresses of an enclave's server in a bundle or token.
+pub const MAX_SERVERS: usize = 8;
 const MAX_EXCLUSIONS: usize = 512;
 
 /// What tells a member that membership goes on.
@@ -90,6 +92,8 @@ pub struct Content {
     pub mtu: Option<u16>,
     /// Gateways, best first, at most 16.
     pub gateways: Vec<SocketAddr>,
+    /// Where the enclave's server is (TCP), at most [`MAX_SERVERS`].
+    pub servers: Vec<SocketAddr>,
     /// Networks that inside addresses come from, at most 16.
     pub pools: Vec<Prefix>,
     /// How the member behaves.
@@ -149,6 +153,10 @@ fn encode_content(c: &Content, w: &mut Writer) {
     count(w, c.gateways.len());
     c.gateways.iter().for_each(|g| {
         w.endpoint(g);
+    });
+    count(w, c.servers.len());
+    c.servers.iter().for_each(|s| {
+        w.endpoint(s);
     });
     count(w, c.pools.len());
     c.pools.iter().for_each(|p| {
@@ -303,6 +311,7 @@ pub(crate) fn decode_content(bytes: &[u8]) -> Result<(Content, Offsets), Fault> 
         port: r.u16("port")?,
         mtu: Some(r.u16("inside MTU")?).filter(|mtu| *mtu != 0),
         gateways: few(&mut r, MAX_GATEWAYS, "gateways", |r| r.endpoint("gateway"))?,
+        servers: few(&mut r, MAX_SERVERS, "servers", |r| r.endpoint("server"))?,
         pools: few(&mut r, MAX_POOLS, "pools", |r| r.prefix("pool"))?,
         template: decode_template(&mut r)?,
         root_certificate: certificate(&mut r, "root certificate", &mut at.root_certificate)?,
@@ -451,6 +460,7 @@ mod tests {
             port: 4747,
             mtu: Some(1400),
             gateways: vec!["192.0.2.1:4747".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()],
+            servers: vec!["10.0.0.5:4750".parse().unwrap()],
             pools: vec![Prefix::new("10.0.0.0".parse().unwrap(), 8).unwrap()],
             template: TemplateSettings {
                 name: name("web"),

@@ -20,7 +20,7 @@ pub(crate) mod view;
 pub use armour::{ArmourError, MAX_BYTES};
 pub use certificate::{CertificateError, member_uri, to_pem};
 pub use error::BundleError;
-pub use format::{Freshness, TemplateSettings};
+pub use format::{Freshness, MAX_SERVERS, TemplateSettings};
 pub use keys::{Keys, KeysError};
 pub use open::{Bundle, Opened};
 pub use request::{Request, RequestError};

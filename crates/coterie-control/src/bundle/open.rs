@@ -63,6 +63,8 @@ pub struct Opened {
     pub mtu: Option<u16>,
     /// Gateways of the enclave, best first; none in an enclave without.
     pub gateways: Vec<SocketAddr>,
+    /// Where the enclave's server is (TCP), in the order in which they are to be tried; none in an enclave without.
+    pub servers: Vec<SocketAddr>,
     /// What tells that membership goes on.
     pub freshness: Freshness,
     /// When the bundle was issued.
@@ -160,6 +162,7 @@ impl Bundle {
             port: content.port,
             mtu: content.mtu,
             gateways: content.gateways,
+            servers: content.servers,
             freshness: content.freshness,
             issued: self.front.issued,
             not_after: self.front.not_after,

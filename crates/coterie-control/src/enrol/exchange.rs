@@ -380,7 +380,7 @@ mod tests {
             static_key: [1; 32],
         };
         Case {
-            token: Token::draw([7; 32], *server.public(), UnixTime(9), vec![door], &mut entropy),
+            token: Token::draw([7; 32], *server.public(), UnixTime(9), vec![door], vec![], &mut entropy),
             keys: bundle::Keys::generate(Name::new("web-7").unwrap(), &mut entropy),
             server,
             entropy,
@@ -457,6 +457,7 @@ mod tests {
             c.token.server,
             c.token.not_after,
             c.token.doors.clone(),
+            vec![],
         );
         let own = bundle::Keys::generate(Name::new("web-7").unwrap(), &mut c.entropy);
         let forged = seal(&stolen, &own.static_key(), &application(&own), &mut c.entropy).unwrap();

@@ -12,13 +12,15 @@ use coterie_crypto::{
 use coterie_model::{CommunityTag, EpochKey, Malformed, Reader, UnixTime, Writer};
 use zeroize::Zeroizing;
 
+use crate::bundle::MAX_SERVERS;
+
 /// What every token begins with.
 const PREFIX: &str = "coterie-join-1.";
 const VERSION: u8 = 1;
 /// Most doors of a token.
 pub const MAX_DOORS: usize = 8;
 const CHECKSUM: usize = 4;
-/// Longest text: [`MAX_DOORS`] doors with IPv6 addresses.
+/// Longest text: [`MAX_DOORS`] doors and [`MAX_SERVERS`] servers with IPv6 addresses.
 const MAX_TEXT: usize = 1024;
 
 /// A join token: who holds it may ask to become a member.
@@ -33,8 +35,10 @@ pub struct Token {
     pub server: PublicKey,
     /// When it ends.
     pub not_after: UnixTime,
-    /// Where the machine may call, at least one.
+    /// Nodes that let the machine in, where it has no server to ask itself.
     pub doors: Vec<DoorAddress>,
+    /// Where the machine finds the server itself (TCP). There is a door or a server at least.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// A node that lets visitors in.
@@ -53,11 +57,12 @@ impl Token {
         server: PublicKey,
         not_after: UnixTime,
         doors: Vec<DoorAddress>,
+        servers: Vec<SocketAddr>,
         entropy: &mut dyn Entropy,
     ) -> Self {
         let mut id = [0; 16];
         entropy.fill(&mut id);
-        Self::from_parts(id, Secret::draw(entropy), root_hash, server, not_after, doors)
+        Self::from_parts(id, Secret::draw(entropy), root_hash, server, not_after, doors, servers)
     }
 
     /// A token that is known already: the server keeps identifier and secret, the rest it knows.
@@ -69,6 +74,7 @@ impl Token {
         server: PublicKey,
         not_after: UnixTime,
         doors: Vec<DoorAddress>,
+        servers: Vec<SocketAddr>,
     ) -> Self {
         Self {
             id,
@@ -77,6 +83,7 @@ impl Token {
             server,
             not_after,
             doors,
+            servers,
         }
     }
 
@@ -100,19 +107,24 @@ impl Token {
     /// The token as people and machines pass it on. Secret.
     ///
     /// # Panics
-    /// When there are more than [`MAX_DOORS`] doors: a caller's error.
+    /// When there are more than [`MAX_DOORS`] doors or [`MAX_SERVERS`] servers: a caller's error.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut front = Writer::new();
         front.u8(VERSION).bytes(&self.id);
         let mut back = Writer::new();
         back.bytes(&self.root_hash).bytes(&self.server).u64(self.not_after.0);
-        back.u8(u8::try_from(self.doors.len())
-            .ok()
-            .filter(|n| usize::from(*n) <= MAX_DOORS)
-            .expect("the caller bounds the doors"));
+        let count = |n: usize, max: usize| {
+            let few = u8::try_from(n).ok().filter(|_| n <= max);
+            few.expect("the caller bounds doors and servers")
+        };
+        back.u8(count(self.doors.len(), MAX_DOORS));
         for door in &self.doors {
             back.endpoint(&door.endpoint).bytes(&door.static_key);
+        }
+        back.u8(count(self.servers.len(), MAX_SERVERS));
+        for server in &self.servers {
+            back.endpoint(server);
         }
         // Room for everything at once: a buffer that grows leaves copies of secrets behind.
         let mut body = Zeroizing::new(Vec::with_capacity(MAX_TEXT));
@@ -161,7 +173,7 @@ impl Token {
         let not_after = UnixTime(r.u64("not-after")?);
         let bad = r.malformed("count of doors");
         let count = usize::from(r.u8("count of doors")?);
-        if !(1..=MAX_DOORS).contains(&count) {
+        if count > MAX_DOORS {
             return Err(bad.into());
         }
         let doors = (0..count)
@@ -171,9 +183,19 @@ impl Token {
                     static_key: r.array("static key of a door")?,
                 })
             })
+            .collect::<Result<Vec<_>, Malformed>>()?;
+        let bad = r.malformed("count of servers");
+        let count = usize::from(r.u8("count of servers")?);
+        if count > MAX_SERVERS || doors.len() + count == 0 {
+            return Err(bad.into());
+        }
+        let servers = (0..count)
+            .map(|_| r.endpoint("server"))
             .collect::<Result<_, Malformed>>()?;
         r.finish()?;
-        Ok(Self::from_parts(id, secret, root_hash, server, not_after, doors))
+        Ok(Self::from_parts(
+            id, secret, root_hash, server, not_after, doors, servers,
+        ))
     }
 }
 
@@ -216,19 +238,21 @@ mod tests {
 
     use super::*;
 
-    fn token(doors: usize) -> Token {
+    fn token(doors: usize, servers: usize) -> Token {
         let door = |n: usize| DoorAddress {
             endpoint: format!("[2001:db8::{n}]:4747").parse().unwrap(),
             static_key: [u8::try_from(n).unwrap(); 32],
         };
         let doors = (1..=doors).map(door).collect();
-        Token::draw([7; 32], [8; 32], UnixTime(9), doors, &mut SeededEntropy::from_number(1))
+        let servers = (0..servers).map(|n| format!("[fd77::{n}]:4750").parse().unwrap());
+        let mut entropy = SeededEntropy::from_number(1);
+        Token::draw([7; 32], [8; 32], UnixTime(9), doors, servers.collect(), &mut entropy)
     }
 
     #[test]
     fn comes_back_and_every_change_is_noticed() {
-        for doors in [1, MAX_DOORS] {
-            let token = token(doors);
+        for (doors, servers) in [(1, 0), (0, 1), (MAX_DOORS, MAX_SERVERS)] {
+            let token = token(doors, servers);
             let text = token.to_text();
             assert!(text.len() <= MAX_TEXT);
             let back = Token::parse(&format!(" {}\n", *text)).unwrap();
@@ -237,6 +261,7 @@ mod tests {
                 (token.id, token.root_hash, token.server)
             );
             assert_eq!((back.not_after, &back.doors), (token.not_after, &token.doors));
+            assert_eq!(back.servers, token.servers);
             assert_eq!(back.secret.expose(), token.secret.expose());
             for at in 0..text.len() {
                 let mut changed = text.as_bytes().to_vec();
@@ -250,7 +275,9 @@ mod tests {
 
     #[test]
     fn each_door_has_a_key_of_its_own_and_nothing_is_printed() {
-        let token = token(2);
+        let nowhere = token(0, 0).to_text();
+        assert!(matches!(Token::parse(&nowhere), Err(TokenError::Malformed(_))));
+        let token = token(2, 0);
         let keys = token.doors.iter().map(|d| token.knock_key(&d.static_key));
         let keys: Vec<_> = keys.map(|k| *k.key.expose()).collect();
         assert_ne!(keys[0], keys[1]);

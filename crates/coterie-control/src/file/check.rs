@@ -270,6 +270,7 @@ fn finished(template: DraftTemplate, report: &mut Report) -> (Template, bool) {
         forkable,
         suites,
         roaming: template.roaming,
+        door: template.door,
         matching: template.matching,
     };
     (template, whole)

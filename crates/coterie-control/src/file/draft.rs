@@ -66,6 +66,7 @@ pub(super) struct DraftTemplate {
     pub(super) forkable: Option<At<bool>>,
     pub(super) suites: Option<At<List<Suite>>>,
     pub(super) roaming: bool,
+    pub(super) door: bool,
     pub(super) matching: Option<Match>,
 }
 
@@ -222,6 +223,7 @@ fn template(name: At<Name>, fields: &Fields<'_, '_>, report: &mut Report) -> Dra
         forkable: fields.boolean("forkable", report),
         suites: fields.parsed_list("suites", report, suite),
         roaming: fields.boolean("roaming", report).is_some_and(|roaming| roaming.value),
+        door: fields.boolean("door", report).is_some_and(|door| door.value),
         matching: fields.table("match", report).map(|fields| matching(&fields, report)),
     }
 }

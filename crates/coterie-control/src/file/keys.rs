@@ -241,6 +241,14 @@ pub(super) static TEMPLATE: Table = Table {
         ),
         key("roaming", Kind::Boolean, "Members may change their outside address while sessions live.", "false")
             .default("false"),
+        key(
+            "door",
+            Kind::Boolean,
+            "Members let machines with a join token in: they carry what such a machine and the server say to each other, and \
+             can read neither.",
+            "true",
+        )
+        .default("false"),
         key("match", Kind::Table(&MATCH), "Which starting machines get this template.", ""),
     ],
 };

@@ -123,6 +123,8 @@ pub struct Template {
     pub suites: BTreeSet<Suite>,
     /// Whether members may change their outside address while sessions live.
     pub roaming: bool,
+    /// Whether members let machines with a join token in.
+    pub door: bool,
     /// Which starting machines get it; `None` is none of them.
     #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
     pub matching: Option<Match>,

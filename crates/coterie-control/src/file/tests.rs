@@ -110,6 +110,7 @@ return = "ticket"
 forkable = true
 lockdown = false
 roaming = true
+door = true
 [template.plain]
 communities = ["a"]
 [member.x]
@@ -146,9 +147,10 @@ template = "t"
     let t = &file.templates[&name("t")];
     assert_eq!(t.suites, [Suite::Aes256GcmSiv].into());
     assert_eq!(
-        (t.returning, t.lockdown, t.forkable, t.roaming),
-        (Return::Ticket, false, true, true)
+        (t.returning, t.lockdown, t.forkable, t.roaming, t.door),
+        (Return::Ticket, false, true, true, true)
     );
+    assert!(!file.templates[&name("plain")].door);
     assert_eq!(
         file.communities[&name("c")].epoch,
         Duration::from_secs(30 * 86_400),
@@ -334,7 +336,7 @@ fn pieces() -> impl Strategy<Value = String> {
         "(template|via|lease|epoch|name) = \"[a-c1hd]{1,2}\"\n",
         "(communities|exclude|addresses|endpoints|pools|suites) = \\[(\"[a-c]\"|\"10.0.0.[0-9]\"|\"fd00::[0-9]\")?\\]\n",
         "(priority|mtu|port) = [0-9]{1,5}\n",
-        "(reach|lockdown|forkable|roaming) = (true|false)\n",
+        "(reach|lockdown|forkable|roaming|door) = (true|false)\n",
         "[a-z]{1,3} = \\{ [a-z] = [0-9\"\\[\\]{}]{0,3}",
         "\\PC{0,6}\n",
         ".{0,4}",

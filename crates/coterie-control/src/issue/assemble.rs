@@ -120,6 +120,7 @@ impl Enclave {
             port: self.file().enclave.port,
             mtu: self.file().enclave.mtu,
             gateways: Vec::new(),
+            servers: self.servers.clone(),
             pools: self
                 .file()
                 .enclave

@@ -32,7 +32,7 @@ use super::{
     Enclave, IssueError,
     epoch::{CommunityRecord, EpochRecord},
     member::{Enrolment, MemberRecord},
-    records::{Resting, freshness},
+    records::{Resting, few_servers, freshness},
     roster::{Provisioned, Roster},
 };
 use crate::bundle::{Freshness, Headers, Request, certificate, decode_armour, encode_armour, to_pem};
@@ -80,6 +80,8 @@ struct State {
     resting: Resting,
     #[serde(default, skip_serializing_if = "is_false")]
     served: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    servers: Vec<SocketAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -204,6 +206,7 @@ impl Enclave {
             file: super::parse(&text)?,
             roster: Roster::default(),
             freshness: freshness(state.served),
+            servers: few_servers(STATE, state.servers)?,
             floor: state.floor,
             resting: state.resting,
             text,
@@ -244,6 +247,7 @@ impl Enclave {
             floor: self.floor,
             resting: self.resting.clone(),
             served: self.freshness == Freshness::Heads,
+            servers: self.servers.clone(),
         }
     }
 

@@ -17,7 +17,7 @@ mod records;
 mod roster;
 mod served;
 
-use core::time::Duration;
+use core::{net::SocketAddr, time::Duration};
 use std::collections::{BTreeMap, BTreeSet};
 
 use coterie_crypto::{Entropy, sign::SigningKey};
@@ -59,6 +59,8 @@ pub struct Enclave {
     roster: Roster,
     /// What tells members that membership goes on.
     freshness: Freshness,
+    /// Where the server is, for who gets a bundle.
+    servers: Vec<SocketAddr>,
     /// Above the serials of all members that were forgotten.
     floor: Serial,
     /// Addresses that nobody else is given before a time: a statement that has not ended names them.
@@ -127,6 +129,7 @@ impl Enclave {
             members: BTreeMap::new(),
             roster: Roster::default(),
             freshness: Freshness::Offline,
+            servers: Vec::new(),
             floor: 0,
             resting: BTreeMap::new(),
             revocations: None,

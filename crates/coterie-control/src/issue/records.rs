@@ -4,6 +4,7 @@
 //! else the operation means, they make the state that [`Enclave::from_records`] reads. An operation that failed is followed by
 //! reading everything anew.
 
+use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,7 +19,7 @@ use super::{
     files::{CommunityState, EpochKeys, MemberState, bytes, damaged, read_community, read_member, signed},
     roster::Roster,
 };
-use crate::bundle::{Freshness, certificate};
+use crate::bundle::{Freshness, MAX_SERVERS, certificate};
 
 const VERSION: u8 = 1;
 
@@ -100,7 +101,7 @@ pub struct Record {
 }
 
 /// Addresses that rest: whose they were, and until when (Unix seconds).
-pub(super) type Resting = BTreeMap<core::net::IpAddr, (Name, u64)>;
+pub(super) type Resting = BTreeMap<IpAddr, (Name, u64)>;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,6 +113,8 @@ struct Whole {
     floor: Serial,
     resting: Resting,
     served: bool,
+    #[serde(default)]
+    servers: Vec<SocketAddr>,
 }
 
 impl Enclave {
@@ -182,6 +185,7 @@ impl Enclave {
             members,
             roster: Roster::default(),
             freshness: freshness(whole.served),
+            servers: few_servers("enclave", whole.servers)?,
             floor: whole.floor,
             resting: whole.resting,
             revocations: revocations
@@ -211,6 +215,7 @@ impl Enclave {
                 floor: self.floor,
                 resting: self.resting.clone(),
                 served: self.freshness == Freshness::Heads,
+                servers: self.servers.clone(),
             }),
             Part::Revocations => Zeroizing::new(STANDARD.encode(self.revocations.as_ref()?.bytes()).into_bytes()),
             Part::Community(name) => to_json(&CommunityState::of(self.communities.get(name)?)),
@@ -261,6 +266,15 @@ impl Enclave {
 /// Whether a server tells heads.
 pub(super) fn freshness(served: bool) -> Freshness {
     if served { Freshness::Heads } else { Freshness::Offline }
+}
+
+/// As many addresses of a server as a bundle holds.
+pub(super) fn few_servers(part: &'static str, servers: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, IssueError> {
+    if servers.len() > MAX_SERVERS {
+        let reason = format!("{} servers, more than the {MAX_SERVERS} of a bundle", servers.len());
+        return Err(damaged(part, reason));
+    }
+    Ok(servers)
 }
 
 fn seeds(root: &[u8]) -> Result<(SigningKey, SigningKey), IssueError> {

@@ -1,12 +1,15 @@
 //! What a server tells of an enclave, beside bundles: its pulse, and the view of each community.
 
+use core::net::SocketAddr;
+
 use coterie_model::{
     CommunityTag, DirectoryEntry, Head, Manifest, Name, Prefix, Signed, Statement, UnixTime, signed::head_hash,
 };
 
 use super::{Enclave, IssueError, Part};
 use crate::{
-    bundle::{Freshness, MAX_ENTRIES},
+    bundle::{Freshness, MAX_ENTRIES, MAX_SERVERS},
+    enrol::DoorAddress,
     file::Member,
 };
 
@@ -25,6 +28,39 @@ impl Enclave {
             self.set_revocations(Vec::new(), now)?;
         }
         Ok(())
+    }
+
+    /// Where members find the server (TCP), in the order in which they are to try; the first [`MAX_SERVERS`] count. Where that
+    /// changes something, every member is told to ask for a bundle.
+    pub fn set_servers(&mut self, mut servers: Vec<SocketAddr>) {
+        servers.truncate(MAX_SERVERS);
+        if servers != self.servers {
+            self.servers = servers;
+            self.touch(Part::Enclave);
+            self.touch(Part::File);
+        }
+    }
+
+    /// Where members find the server.
+    #[must_use]
+    pub fn servers(&self) -> &[SocketAddr] {
+        &self.servers
+    }
+
+    /// Where machines with a join token may call, with the door's key: each member of a template that says `door = true`, which
+    /// is enrolled, not isolated, and has an endpoint.
+    #[must_use]
+    pub fn doors(&self) -> Vec<(&Name, DoorAddress)> {
+        let door = |(name, member): (&'_ Name, &Member)| {
+            self.file.templates.get(&member.template).filter(|kind| kind.door)?;
+            let enrolment = self.enrolment(name).ok().filter(|e| !e.isolated)?;
+            Some(DoorAddress {
+                endpoint: *member.endpoints.first()?,
+                static_key: *enrolment.request.static_key(),
+            })
+        };
+        let all = self.roster.iter();
+        all.filter_map(|each| Some((each.0, door(each)?))).collect()
     }
 
     /// The pulse at `now`; `None` in an enclave without a server.

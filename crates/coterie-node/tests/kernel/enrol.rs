@@ -50,6 +50,7 @@ impl Gate {
             *server.public(),
             ends,
             vec![door],
+            vec![],
             &mut SystemEntropy,
         );
         Self {
