@@ -61,6 +61,7 @@ impl Bench {
         w.create_enclave(tenant, enclave, &name, "", NOW).await?;
         let new = NewToken {
             template: &name,
+            member: None,
             uses: u32::MAX,
             not_after: NOW,
             source: None,
@@ -85,9 +86,12 @@ impl Bench {
         let (mut member, mut key) = (MemberId([0; 16]), [0; 32]);
         member.0[..8].copy_from_slice(&n.to_be_bytes());
         key[..8].copy_from_slice(&n.to_le_bytes());
-        let used = w.use_token(self.token, member, [192, 0, 2, 1].into(), NOW).await?;
-        assert!(matches!(used, TokenUse::Used(_)), "the token is for everybody");
         let name = n.to_string();
+        let label = Name::new(&name).expect("digits are a name");
+        let used = w
+            .use_token(self.token, member, &label, [192, 0, 2, 1].into(), NOW)
+            .await?;
+        assert!(matches!(used, TokenUse::Used(_)), "the token is for everybody");
         w.put_record(self.enclave, "member", &name, Value::Secret(&[7; 600]), entropy)
             .await?;
         w.claim_static_key(self.enclave, member, &key).await?;

@@ -53,6 +53,7 @@ CREATE TABLE tokens (
     id            BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
     enclave_id    BLOB    NOT NULL REFERENCES enclaves (id) ON DELETE CASCADE,
     template      TEXT    NOT NULL,
+    member        TEXT,    -- the name of the one member that it makes; none: any
     sealed_secret BLOB    NOT NULL,
     uses_allowed  INTEGER NOT NULL CHECK (uses_allowed > 0),
     uses_made     INTEGER NOT NULL CHECK (uses_made BETWEEN 0 AND uses_allowed),
@@ -64,17 +65,22 @@ CREATE TABLE tokens (
     made_by       TEXT    NOT NULL,
     created       INTEGER NOT NULL,
     revoked_at    INTEGER,
+    UNIQUE (enclave_id, id), -- for those who refer to both, so that a token of another enclave is none
     CHECK ((source IS NULL) = (source_first IS NULL) AND (source IS NULL) = (source_last IS NULL))
 ) STRICT;
-CREATE INDEX tokens_of_enclave ON tokens (enclave_id);
 
 CREATE TABLE token_uses (
-    token_id    BLOB    NOT NULL REFERENCES tokens (id) ON DELETE CASCADE,
+    enclave_id  BLOB    NOT NULL,
     member_id   BLOB    NOT NULL CHECK (length(member_id) = 16),
+    token_id    BLOB    NOT NULL,
+    name        TEXT    NOT NULL, -- of the member
     time        INTEGER NOT NULL,
     source      TEXT    NOT NULL,
-    PRIMARY KEY (token_id, member_id)
+    ended       INTEGER, -- when the member was gone for good
+    PRIMARY KEY (enclave_id, member_id),
+    FOREIGN KEY (enclave_id, token_id) REFERENCES tokens (enclave_id, id) ON DELETE CASCADE
 ) STRICT;
+CREATE INDEX token_uses_of_token ON token_uses (enclave_id, token_id);
 
 CREATE TABLE tickets (
     enclave_id    BLOB    NOT NULL REFERENCES enclaves (id) ON DELETE CASCADE,
@@ -82,8 +88,11 @@ CREATE TABLE tickets (
     current_hash  BLOB    NOT NULL CHECK (length(current_hash) = 32),
     previous_hash BLOB    CHECK (length(previous_hash) = 32),
     replaced_at   INTEGER NOT NULL,
-    PRIMARY KEY (enclave_id, member_id)
+    token_id      BLOB,    -- with which it is presented; none: the member has no token
+    PRIMARY KEY (enclave_id, member_id),
+    FOREIGN KEY (enclave_id, token_id) REFERENCES tokens (enclave_id, id)
 ) STRICT;
+CREATE INDEX tickets_of_token ON tickets (enclave_id, token_id);
 
 CREATE TABLE changes (
     enclave_id  BLOB    NOT NULL REFERENCES enclaves (id) ON DELETE CASCADE,

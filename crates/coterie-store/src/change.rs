@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coterie_model::{EnclaveId, Name, Revision, UnixTime};
 
-use crate::row::{Row, damaged, stored, stored_time};
+use crate::row::{Row, stored, stored_time};
 use crate::{Read, StoreError, Write};
 
 /// A change that is made.
@@ -157,13 +157,11 @@ impl Write {
 }
 
 fn change(row: &Row) -> Result<Change, StoreError> {
-    let concerns = row.text("concerns")?;
-    let concerns: Result<BTreeSet<Name>, _> = concerns.split_ascii_whitespace().map(Name::new).collect();
     Ok(Change {
         revision: row.number("revision")?,
         kind: row.text("kind")?,
         subject: row.text("subject")?,
-        concerns: concerns.map_err(|error| damaged("concerns", error.to_string()))?,
+        concerns: row.names("concerns")?,
         time: row.time("time")?,
     })
 }

@@ -164,7 +164,7 @@ async fn check_sealed(read: &mut Read, report: &mut Report) -> Result<(), StoreE
 async fn check_tokens(read: &mut Read, report: &mut Report) -> Result<(), StoreError> {
     let query = sqlx::query(
         "SELECT t.id, t.uses_allowed, t.uses_made, \
-         (SELECT count(*) FROM token_uses u WHERE u.token_id = t.id) AS uses FROM tokens t ORDER BY t.id",
+         (SELECT count(*) FROM token_uses u WHERE u.enclave_id = t.enclave_id AND u.token_id = t.id) AS uses FROM tokens t ORDER BY t.id",
     );
     for row in read.all("checking tokens", query).await? {
         let id: [u8; 16] = row.array("id")?;

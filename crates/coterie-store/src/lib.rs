@@ -10,7 +10,8 @@
 //! # async fn enrol(store: &Store, token: TokenId, tenant: TenantId, enclave: EnclaveId, member: MemberId,
 //! #     now: UnixTime, entropy: &mut (dyn coterie_crypto::Entropy + Send)) -> Result<(), StoreError> {
 //! let mut w = store.write().await?;
-//! match w.use_token(token, member, "192.0.2.7".parse().expect("an address"), now).await? {
+//! let name = Name::new("web-1").expect("a name");
+//! match w.use_token(token, member, &name, "192.0.2.7".parse().expect("an address"), now).await? {
 //!     TokenUse::Used(_) => {}
 //!     TokenUse::Refused(reason) => return Ok(eprintln!("{reason}")), // dropping it rolls back
 //! }

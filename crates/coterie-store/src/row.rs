@@ -1,6 +1,7 @@
 //! Rows of the database as values: what does not fit its type is damage, not a panic.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use coterie_model::{Name, UnixTime};
 use sqlx::sqlite::SqliteRow;
@@ -55,7 +56,17 @@ impl Row {
     }
 
     pub(crate) fn name(&self, column: &'static str) -> Result<Name, StoreError> {
-        Name::new(&self.text(column)?).map_err(|error| damaged(column, error.to_string()))
+        name(column, &self.text(column)?)
+    }
+
+    pub(crate) fn name_or_none(&self, column: &'static str) -> Result<Option<Name>, StoreError> {
+        self.text_or_none(column)?.map(|text| name(column, &text)).transpose()
+    }
+
+    /// Names with a space between two.
+    pub(crate) fn names(&self, column: &'static str) -> Result<BTreeSet<Name>, StoreError> {
+        let text = self.text(column)?;
+        text.split_ascii_whitespace().map(|text| name(column, text)).collect()
     }
 
     pub(crate) fn time(&self, column: &'static str) -> Result<UnixTime, StoreError> {
@@ -64,6 +75,10 @@ impl Row {
 
     pub(crate) fn time_or_none(&self, column: &'static str) -> Result<Option<UnixTime>, StoreError> {
         Ok(self.number_or_none(column)?.map(UnixTime))
+    }
+
+    pub(crate) fn seconds(&self, column: &'static str) -> Result<Duration, StoreError> {
+        self.number(column).map(Duration::from_secs)
     }
 
     pub(crate) fn seconds_or_none(&self, column: &'static str) -> Result<Option<Duration>, StoreError> {
@@ -79,6 +94,10 @@ impl Row {
             .try_get(column)
             .map_err(|error| damaged(column, error.to_string()))
     }
+}
+
+fn name(column: &'static str, text: &str) -> Result<Name, StoreError> {
+    Name::new(text).map_err(|error| damaged(column, error.to_string()))
 }
 
 /// A value of a column that cannot be what was written.

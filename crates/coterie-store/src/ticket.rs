@@ -5,9 +5,10 @@ use coterie_crypto::hash::sha256;
 use coterie_crypto::{Secret, same_bytes};
 use coterie_model::{EnclaveId, MemberId, UnixTime};
 
+use crate::id::TokenId;
 use crate::row::stored_time;
 use crate::session::Constraint;
-use crate::{StoreError, Write};
+use crate::{Read, StoreError, Write};
 
 /// What came of a ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,28 +24,52 @@ pub enum TicketUse {
     Unknown,
 }
 
-impl Write {
-    /// Gives a member its first ticket, or one in place of all that it had. Only its hash is kept.
+impl Read {
+    /// The members that have a ticket, each with the token that it is presented with.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] when there is no such enclave.
+    /// When the database fails.
+    pub async fn ticket_holders(&mut self, enclave: EnclaveId) -> Result<Vec<(MemberId, Option<TokenId>)>, StoreError> {
+        let query = sqlx::query("SELECT member_id, token_id FROM tickets WHERE enclave_id = $1 ORDER BY member_id")
+            .bind(&enclave.0[..]);
+        let rows = self.all("reading who has a ticket", query).await?;
+        rows.iter()
+            .map(|row| {
+                let token = row.array_or_none("token_id")?.map(TokenId);
+                Ok((MemberId(row.array("member_id")?), token))
+            })
+            .collect()
+    }
+}
+
+impl Write {
+    /// Gives a member its first ticket, or one in place of all that it had. Only its hash is kept. `token` is the one that it
+    /// is presented with: it lives, spent and expired as it may be, as long as the ticket does.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such enclave, or it has no such token.
     pub async fn put_ticket(
         &mut self,
         enclave: EnclaveId,
         member: MemberId,
+        token: Option<TokenId>,
         ticket: &Secret<32>,
         now: UnixTime,
     ) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "INSERT INTO tickets (enclave_id, member_id, current_hash, previous_hash, replaced_at) \
-             VALUES ($1, $2, $3, NULL, $4) ON CONFLICT (enclave_id, member_id) \
-             DO UPDATE SET current_hash = excluded.current_hash, previous_hash = NULL, replaced_at = excluded.replaced_at",
+            "INSERT INTO tickets (enclave_id, member_id, current_hash, previous_hash, replaced_at, token_id) \
+             VALUES ($1, $2, $3, NULL, $4, $5) ON CONFLICT (enclave_id, member_id) DO UPDATE SET \
+             current_hash = excluded.current_hash, previous_hash = NULL, replaced_at = excluded.replaced_at, \
+             token_id = excluded.token_id",
         )
         .bind(&enclave.0[..])
         .bind(&member.0[..])
         .bind(sha256(&[ticket.expose()]).to_vec())
-        .bind(stored_time(now)?);
-        let refused = |_reference: Constraint| StoreError::NotFound { what: "enclave" };
+        .bind(stored_time(now)?)
+        .bind(token.map(|token| token.0.to_vec()));
+        let refused = |_reference: Constraint| StoreError::NotFound {
+            what: "enclave or token",
+        };
         self.execute_or("giving a ticket", query, refused).await?;
         Ok(())
     }

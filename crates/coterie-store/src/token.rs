@@ -18,6 +18,8 @@ use crate::{Read, StoreError, Write};
 pub struct NewToken<'a> {
     /// The template of the members that it makes.
     pub template: &'a Name,
+    /// The name of the member that it makes; `None`: any.
+    pub member: Option<&'a Name>,
     /// How many it makes: 1 or more.
     pub uses: u32,
     /// The last second in which it can be used.
@@ -39,6 +41,8 @@ pub struct Token {
     pub enclave: EnclaveId,
     /// Their template.
     pub template: Name,
+    /// The name of the member that it makes; `None`: any.
+    pub member: Option<Name>,
     /// How many it makes.
     pub uses_allowed: u32,
     /// How many it made.
@@ -92,6 +96,9 @@ pub enum TokenRefusal {
     /// It is for use from elsewhere.
     #[error("the token is not for use from this address")]
     WrongSource,
+    /// It is for a member of another name.
+    #[error("the token is for a member of another name")]
+    WrongMember,
     /// It made as many members as it may.
     #[error("the token is used up")]
     Spent,
@@ -102,13 +109,19 @@ pub enum TokenRefusal {
 pub struct TokenUseRecord {
     /// The member that it made.
     pub member: MemberId,
+    /// The member's name.
+    pub name: Name,
     /// When.
     pub time: UnixTime,
     /// From where.
     pub source: IpAddr,
+    /// When the member was gone for good; `None`: it is not.
+    pub ended: Option<UnixTime>,
 }
 
 const READING: &str = "reading tokens";
+/// The most tokens that a door of an enclave knows.
+const LIVE_TOKENS: u32 = 1_024;
 
 impl Read {
     /// The token of this id, if it is for the enclave.
@@ -136,23 +149,64 @@ impl Read {
     /// # Errors
     /// When the database fails.
     pub async fn token_uses(&mut self, enclave: EnclaveId, id: TokenId) -> Result<Vec<TokenUseRecord>, StoreError> {
+        let query =
+            sqlx::query("SELECT * FROM token_uses WHERE enclave_id = $1 AND token_id = $2 ORDER BY time, member_id")
+                .bind(&enclave.0[..])
+                .bind(&id.0[..]);
+        let rows = self.all("reading uses of a token", query).await?;
+        rows.iter().map(token_use).collect()
+    }
+
+    /// The token that made a member, whatever became of both.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn token_of_member(&mut self, enclave: EnclaveId, member: MemberId) -> Result<Option<Token>, StoreError> {
         let query = sqlx::query(
-            "SELECT u.member_id, u.time, u.source FROM token_uses u JOIN tokens t ON t.id = u.token_id \
-             WHERE t.enclave_id = $1 AND t.id = $2 ORDER BY u.time, u.member_id",
+            "SELECT t.* FROM token_uses u JOIN tokens t ON t.enclave_id = u.enclave_id AND t.id = u.token_id \
+             WHERE u.enclave_id = $1 AND u.member_id = $2",
         )
         .bind(&enclave.0[..])
-        .bind(&id.0[..]);
-        let rows = self.all("reading uses of a token", query).await?;
+        .bind(&member.0[..]);
+        self.optional(READING, query).await?.map(|row| token(&row)).transpose()
+    }
+
+    /// The ephemeral members that are not gone for good, each with how long it stays after it was last seen: those that a
+    /// token with a time to live made.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn ephemeral(&mut self, enclave: EnclaveId) -> Result<Vec<(MemberId, Duration)>, StoreError> {
+        let query = sqlx::query(
+            "SELECT u.member_id, t.time_to_live FROM token_uses u \
+             JOIN tokens t ON t.enclave_id = u.enclave_id AND t.id = u.token_id \
+             WHERE u.enclave_id = $1 AND u.ended IS NULL AND t.time_to_live IS NOT NULL ORDER BY u.member_id",
+        )
+        .bind(&enclave.0[..]);
+        let rows = self.all("reading ephemeral members", query).await?;
         rows.iter()
-            .map(|row| {
-                let source = row.text("source")?;
-                Ok(TokenUseRecord {
-                    member: MemberId(row.array("member_id")?),
-                    time: row.time("time")?,
-                    source: source.parse().map_err(|_unparsed| damaged("source", source))?,
-                })
-            })
+            .map(|row| Ok((MemberId(row.array("member_id")?), row.seconds("time_to_live")?)))
             .collect()
+    }
+
+    /// The tokens that one may knock with at the enclave's doors, the newest first, at most 1,024: those that can make a
+    /// member, and those that cannot any more but made one that may come back with a ticket. None that was revoked.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such enclave; [`StoreError::Damaged`] when a secret does not open.
+    pub async fn live_tokens(&mut self, enclave: EnclaveId, now: UnixTime) -> Result<Vec<PresentedToken>, StoreError> {
+        let key = self.key_of_enclave(enclave).await?;
+        let query = sqlx::query(
+            "SELECT * FROM tokens t WHERE enclave_id = $1 AND revoked_at IS NULL \
+             AND ((not_after >= $2 AND uses_made < uses_allowed) \
+             OR EXISTS (SELECT 1 FROM tickets k WHERE k.enclave_id = t.enclave_id AND k.token_id = t.id)) \
+             ORDER BY created DESC, id DESC LIMIT $3",
+        )
+        .bind(&enclave.0[..])
+        .bind(stored_time(now)?)
+        .bind(i64::from(LIVE_TOKENS));
+        let rows = self.all(READING, query).await?;
+        rows.iter().map(|row| presented(&key, row)).collect()
     }
 
     /// The token that somebody knocks with. The one read that asks for no tenant and no enclave, because the one who knocks
@@ -165,13 +219,8 @@ impl Read {
         let Some(row) = self.optional(READING, query).await? else {
             return Ok(None);
         };
-        let token = token(&row)?;
-        let key = self.key_of_enclave(token.enclave).await?;
-        Ok(Some(PresentedToken {
-            tenant: key.tenant(),
-            secret: open_secret(&key, id, &row)?,
-            token,
-        }))
+        let key = self.key_of_enclave(EnclaveId(row.array("enclave_id")?)).await?;
+        presented(&key, &row).map(Some)
     }
 }
 
@@ -197,13 +246,14 @@ impl Write {
         let sealed = key.seal(&place(&[&id.0]), secret.expose(), entropy);
         let time_to_live = new.time_to_live.map(|d| stored("the time to live", d.as_secs()));
         let query = sqlx::query(
-            "INSERT INTO tokens (id, enclave_id, template, sealed_secret, uses_allowed, uses_made, not_after, source, \
-             source_first, source_last, time_to_live, made_by, created, revoked_at) \
-             VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9, $10, $11, $12, NULL)",
+            "INSERT INTO tokens (id, enclave_id, template, member, sealed_secret, uses_allowed, uses_made, not_after, \
+             source, source_first, source_last, time_to_live, made_by, created, revoked_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10, $11, $12, $13, NULL)",
         )
         .bind(&id.0[..])
         .bind(&enclave.0[..])
         .bind(new.template.as_str())
+        .bind(new.member.map(Name::as_str))
         .bind(sealed)
         .bind(i64::from(new.uses))
         .bind(stored_time(new.not_after)?)
@@ -221,11 +271,12 @@ impl Write {
     /// succeed as the token allows.
     ///
     /// # Errors
-    /// When the database fails; [`StoreError::Exists`] when the token made this member before.
+    /// When the database fails; [`StoreError::Exists`] when a token made this member before.
     pub async fn use_token(
         &mut self,
         id: TokenId,
         member: MemberId,
+        name: &Name,
         source: IpAddr,
         now: UnixTime,
     ) -> Result<TokenUse, StoreError> {
@@ -234,28 +285,42 @@ impl Write {
         let query = sqlx::query(
             "UPDATE tokens SET uses_made = uses_made + 1 WHERE id = $1 AND uses_made < uses_allowed \
              AND revoked_at IS NULL AND not_after >= $2 \
-             AND (source_first IS NULL OR (source_first <= $3 AND source_last >= $3)) RETURNING *",
+             AND (source_first IS NULL OR (source_first <= $3 AND source_last >= $3)) \
+             AND (member IS NULL OR member = $4) RETURNING *",
         )
         .bind(&id.0[..])
         .bind(stored_time(now)?)
-        .bind(sortable(source));
+        .bind(sortable(source))
+        .bind(name.as_str());
         let Some(row) = self.returning(DOING, query).await? else {
-            return Ok(TokenUse::Refused(self.refusal(id, source, now).await?));
+            return Ok(TokenUse::Refused(self.refusal(id, name, source, now).await?));
         };
-        let query = sqlx::query("INSERT INTO token_uses (token_id, member_id, time, source) VALUES ($1, $2, $3, $4)")
-            .bind(&id.0[..])
-            .bind(&member.0[..])
-            .bind(stored_time(now)?)
-            .bind(source.to_string());
+        let used = token(&row)?;
+        let query = sqlx::query(
+            "INSERT INTO token_uses (enclave_id, member_id, token_id, name, time, source, ended) \
+             VALUES ($1, $2, $3, $4, $5, $6, NULL)",
+        )
+        .bind(&used.enclave.0[..])
+        .bind(&member.0[..])
+        .bind(&id.0[..])
+        .bind(name.as_str())
+        .bind(stored_time(now)?)
+        .bind(source.to_string());
         let refused = |_unique: Constraint| StoreError::Exists {
-            what: "use of the token",
+            what: "member that a token made",
         };
         self.execute_or(DOING, query, refused).await?;
-        Ok(TokenUse::Used(token(&row)?))
+        Ok(TokenUse::Used(used))
     }
 
     /// Why the statement of [`Self::use_token`] changed nothing.
-    async fn refusal(&mut self, id: TokenId, source: IpAddr, now: UnixTime) -> Result<TokenRefusal, StoreError> {
+    async fn refusal(
+        &mut self,
+        id: TokenId,
+        name: &Name,
+        source: IpAddr,
+        now: UnixTime,
+    ) -> Result<TokenRefusal, StoreError> {
         let query = sqlx::query("SELECT * FROM tokens WHERE id = $1").bind(&id.0[..]);
         let Some(row) = self.read().optional(READING, query).await? else {
             return Ok(TokenRefusal::Unknown);
@@ -267,6 +332,8 @@ impl Write {
             TokenRefusal::Expired
         } else if token.source.is_some_and(|prefix| !prefix.contains(source)) {
             TokenRefusal::WrongSource
+        } else if token.member.is_some_and(|member| member != *name) {
+            TokenRefusal::WrongMember
         } else {
             TokenRefusal::Spent
         })
@@ -285,15 +352,48 @@ impl Write {
         one(self.execute("revoking a token", query).await?, "token")
     }
 
-    /// Forgets a token and whom it made.
+    /// Notes that a member is gone for good: it is not ephemeral any more, and its token can be removed. That the token made
+    /// it stays on record. The first time is kept; false when no token made it.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] when the enclave has no such token.
+    /// When the database fails.
+    pub async fn forget_use(
+        &mut self,
+        enclave: EnclaveId,
+        member: MemberId,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
+        let query =
+            sqlx::query("UPDATE token_uses SET ended = coalesce(ended, $1) WHERE enclave_id = $2 AND member_id = $3")
+                .bind(stored_time(now)?)
+                .bind(&enclave.0[..])
+                .bind(&member.0[..]);
+        Ok(self.execute("noting the end of a member", query).await? > 0)
+    }
+
+    /// Forgets a token and whom it made. While one of them is not gone for good ([`Self::forget_use`]) or holds a ticket it
+    /// can only be revoked: how long an ephemeral member stays is the token's to say.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the enclave has no such token; [`StoreError::NotEmpty`].
     pub async fn remove_token(&mut self, enclave: EnclaveId, id: TokenId) -> Result<(), StoreError> {
-        let query = sqlx::query("DELETE FROM tokens WHERE enclave_id = $1 AND id = $2")
-            .bind(&enclave.0[..])
-            .bind(&id.0[..]);
-        one(self.execute("removing a token", query).await?, "token")
+        let query = sqlx::query(
+            "DELETE FROM tokens WHERE enclave_id = $1 AND id = $2 AND NOT EXISTS \
+             (SELECT 1 FROM token_uses u WHERE u.enclave_id = $1 AND u.token_id = $2 AND u.ended IS NULL) \
+             AND NOT EXISTS (SELECT 1 FROM tickets k WHERE k.enclave_id = $1 AND k.token_id = $2)",
+        )
+        .bind(&enclave.0[..])
+        .bind(&id.0[..]);
+        if self.execute("removing a token", query).await? > 0 {
+            return Ok(());
+        }
+        match self.read().token(enclave, id).await? {
+            Some(_) => Err(StoreError::NotEmpty {
+                what: "token",
+                of: "members that it made",
+            }),
+            None => Err(StoreError::NotFound { what: "token" }),
+        }
     }
 }
 
@@ -301,6 +401,15 @@ pub(crate) fn open_secret(key: &TenantKey, id: TokenId, row: &Row) -> Result<Sec
     let text = key.open(&place(&[&id.0]), &row.bytes("sealed_secret")?).ok();
     text.and_then(|text| Secret::from_slice(&text))
         .ok_or_else(|| StoreError::damaged(format!("the secret of token {id}"), "it does not open"))
+}
+
+fn presented(key: &TenantKey, row: &Row) -> Result<PresentedToken, StoreError> {
+    let token = token(row)?;
+    Ok(PresentedToken {
+        tenant: key.tenant(),
+        secret: open_secret(key, token.id, row)?,
+        token,
+    })
 }
 
 fn place<'a>(row: &'a [&'a [u8]]) -> Place<'a> {
@@ -316,6 +425,7 @@ fn token(row: &Row) -> Result<Token, StoreError> {
         id: TokenId(row.array("id")?),
         enclave: EnclaveId(row.array("enclave_id")?),
         template: row.name("template")?,
+        member: row.name_or_none("member")?,
         uses_allowed: row.small("uses_allowed")?,
         uses_made: row.small("uses_made")?,
         not_after: row.time("not_after")?,
@@ -327,6 +437,17 @@ fn token(row: &Row) -> Result<Token, StoreError> {
         made_by: row.text("made_by")?,
         created: row.time("created")?,
         revoked: row.time_or_none("revoked_at")?,
+    })
+}
+
+fn token_use(row: &Row) -> Result<TokenUseRecord, StoreError> {
+    let source = row.text("source")?;
+    Ok(TokenUseRecord {
+        member: MemberId(row.array("member_id")?),
+        name: row.name("name")?,
+        time: row.time("time")?,
+        source: source.parse().map_err(|_unparsed| damaged("source", source))?,
+        ended: row.time_or_none("ended")?,
     })
 }
 

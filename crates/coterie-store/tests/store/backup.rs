@@ -181,7 +181,7 @@ async fn a_check_says_what_is_wrong_and_what_to_do() {
     let mut site = with_changes(1).await;
     let token = site.token(2).await;
     let mut w = site.store.write().await.unwrap();
-    w.use_token(token, member(1), "::1".parse().unwrap(), NOW)
+    w.use_token(token, member(1), &name("web-1"), "::1".parse().unwrap(), NOW)
         .await
         .unwrap();
     w.commit().await.unwrap();
@@ -189,7 +189,7 @@ async fn a_check_says_what_is_wrong_and_what_to_do() {
     let mut conn = site.sql().await;
     edit(
         &mut conn,
-        "INSERT INTO token_uses SELECT token_id, zeroblob(16), time, source FROM token_uses",
+        "INSERT INTO token_uses SELECT enclave_id, zeroblob(16), token_id, name, time, source, ended FROM token_uses",
     )
     .await;
     edit(

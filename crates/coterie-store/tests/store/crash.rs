@@ -144,7 +144,7 @@ async fn write_for_ever(path: &Path) {
     for n in enclave.revision + 1.. {
         let mut w = store.write().await.unwrap();
         let used = w
-            .use_token(token, member(n), "::1".parse().unwrap(), NOW)
+            .use_token(token, member(n), &name("web-1"), "::1".parse().unwrap(), NOW)
             .await
             .unwrap();
         assert!(matches!(used, TokenUse::Used(_)));

@@ -31,7 +31,7 @@ async fn furnish(store: &Store, mark: u8, entropy: &mut SeededEntropy) -> Tenanc
     w.claim_static_key(enclave, member(1), &static_key(u64::from(mark)))
         .await
         .unwrap();
-    w.put_ticket(enclave, member(1), &Secret::new([mark; 32]), NOW)
+    w.put_ticket(enclave, member(1), None, &Secret::new([mark; 32]), NOW)
         .await
         .unwrap();
     add_change(&mut w, enclave, &mark.to_string()).await.unwrap();
@@ -41,7 +41,7 @@ async fn furnish(store: &Store, mark: u8, entropy: &mut SeededEntropy) -> Tenanc
         .create_token(enclave, &new_token(&template, 1), NOW, entropy)
         .await
         .unwrap();
-    w.use_token(token, member(1), "192.0.2.1".parse().unwrap(), NOW)
+    w.use_token(token, member(1), &name("web-1"), "192.0.2.1".parse().unwrap(), NOW)
         .await
         .unwrap();
     let scope = Scope::Tenant(tenant);

@@ -4,6 +4,7 @@
 mod audit;
 mod backup;
 mod crash;
+mod enrolment;
 mod feed;
 mod full;
 mod isolation;

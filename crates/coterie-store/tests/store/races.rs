@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use coterie_store::{StoreError, TokenRefusal, TokenUse, Value};
 
-use crate::site::{NOW, Site, add_change, member, static_key};
+use crate::site::{NOW, Site, add_change, member, name, static_key};
 
 const USERS: u64 = 64;
 const ROUNDS: u64 = 50;
@@ -18,7 +18,7 @@ async fn enrol(site: &Site, token: coterie_store::TokenId, n: u64) -> bool {
     let mut entropy = coterie_crypto::SeededEntropy::from_number(n);
     let mut w = site.store.write().await.unwrap();
     match w
-        .use_token(token, member(n), "192.0.2.1".parse().unwrap(), NOW)
+        .use_token(token, member(n), &name("web-1"), "192.0.2.1".parse().unwrap(), NOW)
         .await
         .unwrap()
     {

@@ -84,13 +84,13 @@ async fn an_enclave_takes_all_that_is_its_own_with_it() {
     let mut site = Site::new().await;
     let token = site.token(3).await;
     let mut w = site.store.write().await.unwrap();
-    w.use_token(token, member(1), "::1".parse().unwrap(), NOW)
+    w.use_token(token, member(1), &name("web-1"), "::1".parse().unwrap(), NOW)
         .await
         .unwrap();
     w.claim_static_key(site.enclave, member(1), &static_key(1))
         .await
         .unwrap();
-    w.put_ticket(site.enclave, member(1), &Secret::new([1; 32]), NOW)
+    w.put_ticket(site.enclave, member(1), None, &Secret::new([1; 32]), NOW)
         .await
         .unwrap();
     add_change(&mut w, site.enclave, "web-1").await.unwrap();
@@ -229,22 +229,26 @@ async fn a_token_says_why_it_is_refused() {
     let (last, over) = (new.not_after, new.not_after.plus(Duration::from_secs(1)));
     let refused = |reason| TokenUse::Refused(reason);
     assert_eq!(
-        w.use_token(TokenId([9; 16]), member(1), inside, NOW).await.unwrap(),
+        w.use_token(TokenId([9; 16]), member(1), &name("web-1"), inside, NOW)
+            .await
+            .unwrap(),
         refused(TokenRefusal::Unknown)
     );
     assert_eq!(
-        w.use_token(id, member(1), outside, NOW).await.unwrap(),
+        w.use_token(id, member(1), &name("web-1"), outside, NOW).await.unwrap(),
         refused(TokenRefusal::WrongSource)
     );
     assert_eq!(
-        w.use_token(id, member(1), "::1".parse().unwrap(), NOW).await.unwrap(),
+        w.use_token(id, member(1), &name("web-1"), "::1".parse().unwrap(), NOW)
+            .await
+            .unwrap(),
         refused(TokenRefusal::WrongSource)
     );
     assert_eq!(
-        w.use_token(id, member(1), inside, over).await.unwrap(),
+        w.use_token(id, member(1), &name("web-1"), inside, over).await.unwrap(),
         refused(TokenRefusal::Expired)
     );
-    let TokenUse::Used(used) = w.use_token(id, member(1), mapped, last).await.unwrap() else {
+    let TokenUse::Used(used) = w.use_token(id, member(1), &name("web-1"), mapped, last).await.unwrap() else {
         panic!("refused");
     };
     assert_eq!(
@@ -255,7 +259,10 @@ async fn a_token_says_why_it_is_refused() {
         (used.source, used.template, used.made_by.as_str()),
         (new.source, template.clone(), "ada")
     );
-    let error = w.use_token(id, member(1), inside, NOW).await.unwrap_err();
+    let error = w
+        .use_token(id, member(1), &name("web-1"), inside, NOW)
+        .await
+        .unwrap_err();
     assert!(matches!(error, StoreError::Exists { .. }), "{error}");
     w.rollback().await.unwrap();
 
@@ -266,12 +273,12 @@ async fn a_token_says_why_it_is_refused() {
         .unwrap();
     for n in [1, 2] {
         assert!(matches!(
-            w.use_token(id, member(n), inside, NOW).await.unwrap(),
+            w.use_token(id, member(n), &name("web-1"), inside, NOW).await.unwrap(),
             TokenUse::Used(_)
         ));
     }
     assert_eq!(
-        w.use_token(id, member(3), inside, NOW).await.unwrap(),
+        w.use_token(id, member(3), &name("web-1"), inside, NOW).await.unwrap(),
         refused(TokenRefusal::Spent)
     );
     let uses = w.read().token_uses(site.enclave, id).await.unwrap();
@@ -280,7 +287,7 @@ async fn a_token_says_why_it_is_refused() {
     w.revoke_token(site.enclave, id, NOW).await.unwrap();
     w.revoke_token(site.enclave, id, NOW.plus(HOUR)).await.unwrap();
     assert_eq!(
-        w.use_token(id, member(3), inside, NOW).await.unwrap(),
+        w.use_token(id, member(3), &name("web-1"), inside, NOW).await.unwrap(),
         refused(TokenRefusal::Revoked)
     );
     assert_eq!(
@@ -290,6 +297,9 @@ async fn a_token_says_why_it_is_refused() {
     let presented = w.read().presented_token(id).await.unwrap().unwrap();
     assert_eq!((presented.tenant, presented.token.enclave), (site.tenant, site.enclave));
     assert_ne!(presented.secret, secret);
+    for n in [1, 2] {
+        assert!(w.forget_use(site.enclave, member(n), NOW).await.unwrap());
+    }
     w.remove_token(site.enclave, id).await.unwrap();
     assert!(w.read().tokens(site.enclave).await.unwrap().is_empty());
     let none = new_token(&template, 0);
@@ -323,7 +333,7 @@ async fn a_ticket_is_good_once_and_the_one_before_tells_a_clone() {
     let mut w = site.store.write().await.unwrap();
     let unknown = w.use_ticket(id, who, &ticket(1), &ticket(2), NOW).await.unwrap();
     assert_eq!(unknown, TicketUse::Unknown);
-    w.put_ticket(id, who, &ticket(1), NOW).await.unwrap();
+    w.put_ticket(id, who, None, &ticket(1), NOW).await.unwrap();
     let later = NOW.plus(HOUR);
     assert_eq!(
         w.use_ticket(id, who, &ticket(1), &ticket(2), later).await.unwrap(),
@@ -355,7 +365,7 @@ async fn a_ticket_is_good_once_and_the_one_before_tells_a_clone() {
         w.use_ticket(id, who, &ticket(1), &ticket(4), later).await.unwrap(),
         TicketUse::Unknown
     );
-    w.put_ticket(id, who, &ticket(5), later).await.unwrap();
+    w.put_ticket(id, who, None, &ticket(5), later).await.unwrap();
     assert_eq!(
         w.use_ticket(id, who, &ticket(2), &ticket(6), later).await.unwrap(),
         TicketUse::Unknown

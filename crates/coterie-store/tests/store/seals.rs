@@ -44,7 +44,7 @@ async fn no_secret_is_in_any_file() {
         .await
         .unwrap();
     let ticket = Secret::new([0xc3; 32]);
-    w.put_ticket(site.enclave, crate::site::member(1), &ticket, NOW)
+    w.put_ticket(site.enclave, crate::site::member(1), None, &ticket, NOW)
         .await
         .unwrap();
     w.commit().await.unwrap();

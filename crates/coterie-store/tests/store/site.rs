@@ -96,6 +96,7 @@ impl Site {
 pub(crate) fn new_token(template: &Name, uses: u32) -> NewToken<'_> {
     NewToken {
         template,
+        member: None,
         uses,
         not_after: NOW.plus(HOUR),
         source: None,
