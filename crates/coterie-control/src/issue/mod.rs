@@ -12,6 +12,7 @@ mod assemble;
 mod epoch;
 mod error;
 mod files;
+mod look;
 mod member;
 mod records;
 mod roster;
