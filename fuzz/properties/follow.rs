@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use coterie_control::follow::{
     Message, ViewPiece,
-    message::{self, MAX_KNOCKS, PIECE},
+    message::{self, MAX_DESTINATION, MAX_KNOCKS, PIECE},
 };
 use coterie_crypto::{
     Secret,
@@ -58,6 +58,10 @@ fn encoded(message: &Message) -> Vec<u8> {
             return body(&message::knocks(all));
         }
         Message::Mark(revision) => return body(&message::mark(*revision)),
+        Message::Explain { id, destination } => {
+            assert!(destination.len() <= MAX_DESTINATION);
+            return body(&message::explain(*id, destination));
+        }
     }
     w.into_bytes()
 }
@@ -84,7 +88,7 @@ fn made(message: &Message) -> Option<Vec<u8>> {
             assert_eq!(all.len(), 1, "no longer than one");
             all.first().map(|framed| body(framed))
         }
-        Message::Renew | Message::Knocks(_) | Message::Mark(_) => None,
+        Message::Renew | Message::Knocks(_) | Message::Mark(_) | Message::Explain { .. } => None,
     }
 }
 

@@ -53,7 +53,7 @@ impl Stored {
             let request = Request::new(&keys).expect("true keys");
             let endpoints = vec!["192.0.2.9:4747".parse().expect("an endpoint")];
             let admitted = match member.as_str() {
-                "made" => enclave.provision(&name("node"), endpoints, &request, NOW, &mut entropy),
+                "made" => enclave.provision(&name("node"), endpoints, &request, false, NOW, &mut entropy),
                 _ => enclave.admit(&request, NOW, &mut entropy),
             };
             admitted.expect("of a template");

@@ -8,12 +8,11 @@ use std::time::Duration;
 use coterie_crypto::{
     Entropy as _, Secret, SeededEntropy,
     aead::Suite,
-    dh::{KeyPair, PublicKey},
+    dh::KeyPair,
 };
 use coterie_model::{CommunityTag, EpochKey, Instant, UnixTime};
 use coterie_proto::{
-    Persist,
-    bootstrap::{Door, Knock, MAX_REQUEST, Rendezvous, Request, Visit, Visitor},
+    bootstrap::{Caller, Door, Knock, MAX_REQUEST, Record, Rendezvous, Request, Visit, Visitor},
     handshake::{
         cookie::Jar,
         exchange::{Offered, Responded},
@@ -65,7 +64,7 @@ fn suites() -> (Suites, Suite) {
 struct Host {
     n: u8,
     door: Door,
-    accepted: BTreeMap<PublicKey, u64>,
+    accepted: BTreeMap<Caller, u64>,
     /// Which of its lives this is.
     life: u64,
     /// Where somebody knocked from who had made the knock with the token.
@@ -75,9 +74,9 @@ struct Host {
 }
 
 impl Host {
-    fn new(n: u8, accepted: BTreeMap<PublicKey, u64>, life: u64) -> Self {
+    fn new(n: u8, accepted: BTreeMap<Caller, u64>, life: u64) -> Self {
         let entropy = SeededEntropy::from_number(100 * life + u64::from(n));
-        let stored = accepted.iter().map(|(key, counter)| (*key, *counter)).collect();
+        let stored = accepted.clone();
         let mut this = Self {
             n,
             door: Door::new(keys(n), suites(), stored, Box::new(entropy)),
@@ -226,12 +225,14 @@ impl Play {
         assert!(all.iter().all(|(_, out)| DOORS.map(outside).contains(&out.to)));
         for at in 0..self.hosts.len() {
             let host = &mut self.hosts[at];
-            while let Some(record) = host.door.poll_persist() {
-                let Persist::Accepted(key, counter) = record else {
-                    panic!("a door stores counters")
-                };
-                let before = host.accepted.insert(key, counter);
-                assert!(before.is_none_or(|before| before < counter));
+            while let Some(record) = host.door.poll_record() {
+                match record {
+                    Record::Accepted(caller, counter) => {
+                        let before = host.accepted.insert(caller, counter);
+                        assert!(before.is_none_or(|before| before < counter));
+                    }
+                    Record::Forgotten(caller) => assert!(host.accepted.remove(&caller).is_some()),
+                }
             }
             let from = outside(host.n);
             for out in std::iter::from_fn(|| host.door.poll_transmit()) {
@@ -323,7 +324,7 @@ impl Play {
         if genuine && matches!(bytes[0], INITIATION | PROVISIONAL) {
             host.knocked.insert(from);
         }
-        host.door.handle_outside(&mut bytes.to_vec(), from, time, now);
+        host.door.handle_outside(&mut bytes.to_vec(), from, |_| false, time, now);
         self.collect();
     }
 

@@ -89,7 +89,7 @@ impl Follower {
                 self.order.push("view");
             }
             Message::Renew => self.renewals += 1,
-            Message::Knocks(_) | Message::Mark(_) => panic!("not in news"),
+            Message::Knocks(_) | Message::Mark(_) | Message::Explain { .. } => panic!("not in news"),
         }
     }
 }
@@ -114,7 +114,7 @@ impl Server {
         let request = Request::new(&keys).unwrap();
         let endpoint = "192.0.2.1:4747".parse().unwrap();
         self.enclave
-            .provision(&name(template), vec![endpoint], &request, NOW, &mut self.entropy)
+            .provision(&name(template), vec![endpoint], &request, false, NOW, &mut self.entropy)
             .unwrap();
         let bundle = self.enclave.issue(&name(member), NOW, &mut self.entropy).unwrap();
         let opened = Bundle::parse(bundle.as_bytes())
@@ -128,7 +128,7 @@ impl Server {
             communities: opened.manifests.iter().map(|m| m.name.clone()).collect(),
             ..Follower::default()
         };
-        everything(&self.enclave, &follower.communities, NOW)
+        everything(&self.enclave, &follower.communities, false, NOW)
             .iter()
             .for_each(|m| follower.take(m));
         self.known.insert(name(member), follower);
@@ -241,13 +241,59 @@ fn large_views_come_in_pieces_and_a_new_whole_forgets_the_old() {
         s.join("web", &format!("web-{n}"));
     }
     let communities = [name("web")].into();
-    let all = everything(&s.enclave, &communities, NOW);
+    let all = everything(&s.enclave, &communities, false, NOW);
     let mut follower = Follower::default();
     let tag = s.enclave.tag(&name("web")).unwrap();
     follower.views.entry(tag).or_default().insert(name("long-gone"));
     all.iter().for_each(|m| follower.take(m));
     assert_eq!(follower.order.iter().filter(|kind| **kind == "view").count(), 3);
     assert_eq!(follower.views[&tag].len(), 250);
+}
+
+#[test]
+fn of_a_community_that_is_too_large_only_mirrors_are_told() {
+    let mut s = Server::new();
+    s.join("web", "first");
+    for n in 0..1001 {
+        s.next += 1;
+        let keys = Keys::generate(name(&format!("w-{n}")), &mut SeededEntropy::from_number(9000 + s.next));
+        let request = Request::new(&keys).unwrap();
+        s.enclave
+            .provision(&name("web"), vec![], &request, false, NOW, &mut s.entropy)
+            .unwrap();
+    }
+    s.changed();
+    assert!(s.enclave.is_large(&name("web")));
+    let (web, tag) = ([name("web")].into(), s.enclave.tag(&name("web")).unwrap());
+    let mut known = Follower::default();
+    known.views.entry(tag).or_default().insert(name("asked-for"));
+    let all = everything(&s.enclave, &web, false, NOW);
+    all.iter().for_each(|m| known.take(m));
+    assert_eq!(
+        known.views[&tag],
+        [name("asked-for")].into(),
+        "who was found stays known"
+    );
+    let mut mirror = Follower::default();
+    let all = everything(&s.enclave, &web, true, NOW);
+    all.iter().for_each(|m| mirror.take(m));
+    assert_eq!(mirror.views[&tag].len(), 1002);
+
+    let later = NOW.plus(Duration::from_secs(2000));
+    s.enclave.issue(&name("w-7"), later, &mut s.entropy).unwrap();
+    s.enclave.end(&name("w-8"), later).unwrap();
+    let news = s.changed();
+    (known.order, mirror.order) = (vec![], vec![]);
+    news.of(&web).for_each(|m| known.take(m));
+    assert!(!known.views[&tag].contains(&name("w-7")));
+    news.of_mirror(&web).for_each(|m| mirror.take(m));
+    let views = |of: &Follower| of.order.iter().filter(|kind| **kind == "view").count();
+    assert_eq!(
+        (views(&known), views(&mirror)),
+        (1, 2),
+        "who is gone, and who has a newer statement"
+    );
+    assert_eq!(mirror.views[&tag].len(), 1001);
 }
 
 #[test]
@@ -264,10 +310,11 @@ fn a_message_is_what_its_bytes_say_and_no_more() {
     let mut s = Server::new();
     s.join("both", "app-1");
     let communities = [name("web"), name("db")].into();
-    let mut all = everything(&s.enclave, &communities, NOW);
+    let mut all = everything(&s.enclave, &communities, false, NOW);
     all.push(coterie_control::follow::message::knocks(&knocks));
     all.push(coterie_control::follow::message::mark(9));
     all.push(coterie_control::follow::message::renew());
+    all.push(coterie_control::follow::message::explain(3, "db-1"));
     for framed in all {
         let body = &framed[4..];
         assert!(Message::parse(body).is_ok());
@@ -276,6 +323,15 @@ fn a_message_is_what_its_bytes_say_and_no_more() {
             assert!(Message::parse(&body[..end]).is_err(), "{end} of {} bytes", body.len());
         }
     }
+    let entry = s.enclave.entry(&name("app-1"), &name("web"), NOW).unwrap();
+    let tag = s.enclave.tag(&name("web")).unwrap();
+    let one = coterie_control::follow::message::entry_message(tag, &entry);
+    assert_eq!([one], coterie_control::follow::message::change(tag, &[entry], &[])[..]);
+    let asked = coterie_control::follow::message::explain(3, &"ä".repeat(200));
+    let Message::Explain { id: 3, destination } = Message::parse(&asked[4..]).unwrap() else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(destination, "ä".repeat(128), "cut between characters");
     let parsed = Message::parse(&coterie_control::follow::message::knocks(&knocks)[4..]).unwrap();
     let Message::Knocks(parsed) = parsed else {
         panic!("{parsed:?}")

@@ -1,7 +1,11 @@
 //! Members that no file names: they come by tokens and go with their machines.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use coterie_control::{
     bundle::{Bundle, Keys, Opened, Request},
@@ -33,6 +37,8 @@ struct Site {
     enclave: Enclave,
     keys: BTreeMap<u64, Keys>,
     entropy: SeededEntropy,
+    /// Of the numbers that keys are made from.
+    base: u64,
     /// What a store has that wrote what changed after each operation.
     stored: BTreeMap<(String, String), Vec<u8>>,
 }
@@ -48,6 +54,7 @@ impl Site {
             enclave: Enclave::init(FILE, NOW, &mut entropy).unwrap(),
             keys: BTreeMap::new(),
             entropy,
+            base: 1000,
             stored: BTreeMap::new(),
         }
     }
@@ -78,14 +85,18 @@ impl Site {
 
     /// A machine with keys of its own, by number, applies.
     fn apply(&mut self, template: &str, member: &str, number: u64) -> Result<Admission, IssueError> {
+        self.apply_as(template, member, number, false)
+    }
+
+    fn apply_as(&mut self, template: &str, member: &str, number: u64, takeover: bool) -> Result<Admission, IssueError> {
         let (request, endpoint) = self.machine(member, number);
         let template = name(template);
         self.enclave
-            .provision(&template, vec![endpoint], &request, NOW, &mut self.entropy)
+            .provision(&template, vec![endpoint], &request, takeover, NOW, &mut self.entropy)
     }
 
     fn machine(&mut self, member: &str, number: u64) -> (Request, SocketAddr) {
-        let keys = Keys::generate(name(member), &mut SeededEntropy::from_number(1000 + number));
+        let keys = Keys::generate(name(member), &mut SeededEntropy::from_number(self.base + number));
         let request = Request::new(&keys).unwrap();
         self.keys.insert(number, keys);
         (request, format!("192.0.2.{number}:4747").parse().unwrap())
@@ -257,6 +268,108 @@ fn bundles_say_where_the_server_is_and_tokens_where_the_doors_are() {
     );
     site.enclave.isolate(&door, NOW).unwrap();
     assert_eq!(site.enclave.doors(), []);
+}
+
+#[test]
+fn a_machine_that_was_made_anew_takes_its_name_over() {
+    let mut site = Site::new();
+    for (template, member) in [("web", "web-7"), ("db", "db-1")] {
+        assert_eq!(site.apply_as(template, member, 7, true), Ok(Admission::New));
+        let (first, before) = (site.open(member, 7), site.addresses(member));
+        site.store();
+        let taken = site.apply_as(template, member, 8, false);
+        assert_eq!(taken, Err(IssueError::NameInUse(name(member))));
+        assert_eq!(site.apply_as(template, member, 7, true), Ok(Admission::Known));
+        assert_eq!(site.apply_as(template, member, 8, true), Ok(Admission::Replaced));
+        site.store();
+        let second = site.open(member, 8);
+        assert!(second.serial > first.serial && second.member != first.member);
+        assert_eq!(site.addresses(member), before);
+        let refused = second.revocations.unwrap();
+        let old = *site.keys[&7].static_key().public();
+        assert!(refused.entries.iter().any(|e| e.static_key == old));
+        assert!(matches!(
+            site.apply_as(template, member, 7, true),
+            Err(IssueError::KeyRevoked(_))
+        ));
+        let endpoints = |m: &str| {
+            site.enclave
+                .members()
+                .find(|(n, _)| n.as_str() == m)
+                .unwrap()
+                .1
+                .endpoints
+                .clone()
+        };
+        let is_now: &[SocketAddr] = &["192.0.2.8:4747".parse().unwrap()];
+        assert_eq!(endpoints(member), if template == "web" { is_now } else { &[] });
+
+        site.enclave.isolate(&name(member), NOW).unwrap();
+        let taken = site.apply_as(template, member, 9, true);
+        assert_eq!(taken, Err(IssueError::Isolated(name(member))));
+        // The next one has keys of its own again.
+        site.enclave.end(&name(member), NOW).unwrap();
+        (7..10).for_each(|n| drop(site.keys.remove(&n)));
+        site.base += 100;
+    }
+}
+
+#[test]
+fn a_member_renews_with_its_keys_and_a_sealing_key_for_once() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    site.apply("web", "web-8", 8).unwrap();
+    let first = site.open("web-7", 7);
+    assert!(first.has_views);
+    site.enclave.take_records();
+
+    let keys = site.keys[&7].for_delivery(&mut site.entropy);
+    let request = Request::new(&keys).unwrap();
+    let soon = NOW.plus(Duration::from_secs(60));
+    let text = site.enclave.renew(&request, soon, &mut site.entropy).unwrap();
+    let bundle = Bundle::parse(text.as_bytes()).unwrap();
+    assert!(
+        bundle.open(&site.keys[&7], None, soon, 0).is_err(),
+        "sealed to the new key"
+    );
+    let opened = bundle.open(&keys, None, soon, first.serial + 1).unwrap();
+    assert_eq!((opened.has_views, opened.directory.len()), (false, 0));
+    assert_eq!(opened.statements, first.statements, "with most of a lease to run");
+    assert_eq!((opened.not_after, opened.issued), (first.not_after, soon));
+    let told: BTreeSet<Name> = site
+        .enclave
+        .take_records()
+        .into_iter()
+        .flat_map(|r| r.concerns)
+        .collect();
+    assert_eq!(told, BTreeSet::new(), "nothing changed for others");
+
+    let late = NOW.plus(Duration::from_secs(1800));
+    let text = site.enclave.renew(&request, late, &mut site.entropy).unwrap();
+    let opened = Bundle::parse(text.as_bytes())
+        .unwrap()
+        .open(&keys, None, late, 0)
+        .unwrap();
+    assert!(opened.statements[0].serial > first.statements[0].serial);
+    assert_eq!(opened.not_after, late.plus(Duration::from_secs(3600)));
+    let told: BTreeSet<Name> = site
+        .enclave
+        .take_records()
+        .into_iter()
+        .flat_map(|r| r.concerns)
+        .collect();
+    assert_eq!(told, [name("web")].into());
+
+    let mut renew =
+        |site: &mut Site, request: &Request| site.enclave.renew(request, late, &mut site.entropy).unwrap_err();
+    let (stranger, _) = site.machine("web-7", 9);
+    assert_eq!(renew(&mut site, &stranger), IssueError::NotEnrolled(name("web-7")));
+    let (nobody, _) = site.machine("web-9", 9);
+    assert_eq!(renew(&mut site, &nobody), IssueError::NotEnrolled(name("web-9")));
+    site.enclave.isolate(&name("web-7"), late).unwrap();
+    assert_eq!(renew(&mut site, &request), IssueError::Isolated(name("web-7")));
+    site.enclave.revoke(&name("web-7"), late).unwrap();
+    assert!(matches!(renew(&mut site, &request), IssueError::KeyRevoked(_)));
 }
 
 #[test]

@@ -30,6 +30,18 @@ impl Keys {
         }
     }
 
+    /// The same static key and identity key with a fresh opening key: for one bundle, so that a bundle that was recorded does not
+    /// open when the machine is broken into later.
+    #[must_use]
+    pub fn for_delivery(&self, entropy: &mut dyn Entropy) -> Self {
+        Self {
+            name: self.name.clone(),
+            static_private: self.static_private.duplicate(),
+            opening: Secret::draw(entropy),
+            identity: self.identity.duplicate(),
+        }
+    }
+
     /// The member that they were made for.
     #[must_use]
     pub fn name(&self) -> &Name {

@@ -47,8 +47,11 @@ pub struct Opened {
     pub statements: Vec<Signed<Statement>>,
     /// All epochs of these communities that have not retired: one that is not named has.
     pub manifests: Vec<Signed<Manifest>>,
-    /// The other members of these communities.
+    /// The other members of these communities, where [`Self::has_views`].
     pub directory: Vec<DirectoryEntry>,
+    /// False in a bundle that renews a membership with a server: it says nothing of who else is there, as the stream does, and
+    /// whoever is known stays known.
+    pub has_views: bool,
     /// Who is refused.
     pub revocations: Option<Signed<Revocations>>,
     /// The newest head, where there is a server.
@@ -155,6 +158,7 @@ impl Bundle {
             statements,
             manifests,
             directory,
+            has_views: !content.views.is_empty(),
             revocations,
             head,
             template: content.template,

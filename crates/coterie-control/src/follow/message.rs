@@ -17,6 +17,9 @@ const MAX_GONE: usize = 1000;
 /// Most knock keys of one [`Message::Knocks`].
 pub const MAX_KNOCKS: usize = 1024;
 
+/// Longest destination of a [`Message::Explain`], in bytes.
+pub const MAX_DESTINATION: usize = 256;
+
 const BEGIN: u8 = 1;
 const END: u8 = 2;
 
@@ -37,6 +40,13 @@ pub enum Message {
     Knocks(Vec<Knocking>),
     /// Everything until this revision was told: where to go on after a break.
     Mark(u64),
+    /// The node is asked how it would reach somebody, as it is now, and answers by a request of its own.
+    Explain {
+        /// What the answer names.
+        id: u64,
+        /// A name or an inside address, at most [`MAX_DESTINATION`] bytes.
+        destination: String,
+    },
 }
 
 /// A piece of a community's view.
@@ -98,6 +108,13 @@ impl Message {
                 Self::Knocks(knocks.collect::<Result<_, Malformed>>()?)
             }
             7 => Self::Mark(r.u64("revision")?),
+            8 => {
+                let id = r.u64("number of the question")?;
+                let bad = r.malformed("destination");
+                let destination = r.counted(MAX_DESTINATION, "destination")?.to_vec();
+                let destination = String::from_utf8(destination).map_err(|_utf8| bad)?;
+                Self::Explain { id, destination }
+            }
             _ => return Err(unknown),
         };
         r.finish()?;
@@ -194,6 +211,12 @@ pub fn whole(tag: CommunityTag, entries: &[DirectoryEntry]) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// [`Message::View`], as a change: one member, who came or changed.
+#[must_use]
+pub fn entry_message(tag: CommunityTag, entry: &DirectoryEntry) -> Vec<u8> {
+    piece(tag, 0, core::slice::from_ref(entry), &[])
+}
+
 fn piece(tag: CommunityTag, flags: u8, entries: &[DirectoryEntry], gone: &[Name]) -> Vec<u8> {
     let count = |n: usize| u16::try_from(n).expect("pieces are small");
     message(4, |w| {
@@ -231,6 +254,15 @@ pub fn knocks(all: &[Knocking]) -> Vec<u8> {
 pub fn mark(revision: u64) -> Vec<u8> {
     message(7, |w| {
         w.u64(revision);
+    })
+}
+
+/// [`Message::Explain`]; what is longer than [`MAX_DESTINATION`] is cut, and names nobody.
+#[must_use]
+pub fn explain(id: u64, destination: &str) -> Vec<u8> {
+    let cut = &destination[..destination.floor_char_boundary(MAX_DESTINATION)];
+    message(8, |w| {
+        w.u64(id).counted(cut.as_bytes());
     })
 }
 

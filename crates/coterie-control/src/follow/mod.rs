@@ -6,6 +6,7 @@
 //!
 //! 1. The server writes what an operation changed ([`crate::issue::Enclave::take_records`]) under a revision.
 //! 2. [`news()`] says what that means for everybody, and for the members of each community.
+//!    Of a community that is too large to be told to each of its members, only mirrors ([`News::of_mirror`]) are told the whole.
 //! 3. A node that comes back names the revision that it was told last and gets the [`news()`] since then, or, where that is too
 //!    long ago, [`everything`].
 

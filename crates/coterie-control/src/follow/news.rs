@@ -17,6 +17,8 @@ pub struct News {
     pub everybody: Messages,
     /// The members of each community.
     pub communities: BTreeMap<Name, Messages>,
+    /// Of a community that is too large for its members to know each other: who came or changed, for those who mirror it.
+    pub mirrors: BTreeMap<Name, Messages>,
 }
 
 impl News {
@@ -26,10 +28,16 @@ impl News {
         self.everybody.iter().chain(theirs.flatten()).map(Vec::as_slice)
     }
 
+    /// The same for one that mirrors the whole of each community, however large.
+    pub fn of_mirror<'a>(&'a self, communities: &'a BTreeSet<Name>) -> impl Iterator<Item = &'a [u8]> {
+        let more = communities.iter().filter_map(|name| self.mirrors.get(name));
+        self.of(communities).chain(more.flatten().map(Vec::as_slice))
+    }
+
     /// True when nobody is told anything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.everybody.is_empty() && self.communities.is_empty()
+        self.everybody.is_empty() && self.communities.is_empty() && self.mirrors.is_empty()
     }
 }
 
@@ -75,20 +83,32 @@ pub fn news<'a>(
     }
     for (community, (entries, gone)) in views {
         if let Some(tag) = enclave.tag(community) {
-            let messages = news.communities.entry(community.clone()).or_default();
-            messages.extend(message::change(tag, &entries, &gone));
+            let large = enclave.is_large(community);
+            for (audience, entries, gone) in [
+                (&mut news.communities, if large { &[] } else { &entries[..] }, &gone[..]),
+                (&mut news.mirrors, if large { &entries[..] } else { &[] }, &[]),
+            ] {
+                let messages = message::change(tag, entries, gone);
+                if !messages.is_empty() {
+                    audience.entry(community.clone()).or_default().extend(messages);
+                }
+            }
         }
     }
     news
 }
 
-/// All that a member of `communities` is told when it begins to follow.
+/// All that a member of `communities` is told when it begins to follow. Members of a community that is too large find each other
+/// by asking, and are told nothing of who is in it, unless `mirror`: then the view of each is told, however large.
 #[must_use]
-pub fn everything(enclave: &Enclave, communities: &BTreeSet<Name>, now: UnixTime) -> Messages {
+pub fn everything(enclave: &Enclave, communities: &BTreeSet<Name>, mirror: bool, now: UnixTime) -> Messages {
     let mut messages = refused(enclave, now);
     for community in communities {
         messages.extend(manifests(enclave, community, now));
-        if let Some(tag) = enclave.tag(community) {
+        let tag = enclave
+            .tag(community)
+            .filter(|_| mirror || !enclave.is_large(community));
+        if let Some(tag) = tag {
             messages.extend(message::whole(tag, &enclave.view(community, now)));
         }
     }

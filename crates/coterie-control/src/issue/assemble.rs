@@ -30,7 +30,44 @@ impl Enclave {
         if self.enrolment(name)?.isolated {
             return Err(IssueError::Isolated(name.clone()));
         }
-        self.renew_statements(name, now)?;
+        self.renew_statements(name, now, self.lease_end(now))?;
+        self.make(name, now, true, entropy)
+    }
+
+    /// Makes a new bundle for a member that asks for one with the keys that it is enrolled with, and a sealing key of its own for
+    /// this delivery. Without views: whoever follows the server knows the others. Statements that have most of a lease to run
+    /// stay as they are, so that after a new key not everybody has to be told of everybody.
+    ///
+    /// # Errors
+    /// [`IssueError::NotEnrolled`], [`IssueError::OtherIdentity`] and [`IssueError::KeyRevoked`] when these are not the keys of the
+    /// member, [`IssueError::Isolated`], or as [`Enclave::issue`].
+    pub fn renew(&mut self, request: &Request, now: UnixTime, entropy: &mut dyn Entropy) -> Result<String, IssueError> {
+        let (now, name) = (self.advance(now)?, request.name());
+        let keys = |e: &&super::member::Enrolment| e.request.static_key() == request.static_key();
+        let Some(known) = self.enrolment(name).ok().filter(keys) else {
+            self.check_revoked(request.static_key(), now)?;
+            return Err(IssueError::NotEnrolled(name.clone()));
+        };
+        if known.isolated {
+            return Err(IssueError::Isolated(name.clone()));
+        }
+        if known.request.identity_key() != request.identity_key() {
+            return Err(IssueError::OtherIdentity(name.clone()));
+        }
+        self.enrolment_mut(name)?.request = request.clone();
+        let most = self.file().enclave.lease * 3 / 4;
+        self.renew_statements(name, now, now.plus(most))?;
+        self.make(name, now, false, entropy)
+    }
+
+    /// The bundle, from statements that are there.
+    fn make(
+        &mut self,
+        name: &Name,
+        now: UnixTime,
+        with_views: bool,
+        entropy: &mut dyn Entropy,
+    ) -> Result<String, IssueError> {
         let communities: Vec<Name> = self.communities.keys().cloned().collect();
         communities.iter().try_for_each(|c| self.prune(c, now))?;
         let serial = self.members.get(name).map_or(0, |record| record.serial) + 1;
@@ -45,9 +82,12 @@ impl Enclave {
             name: name.clone(),
             serial,
             issued: now,
-            not_after: self.lease_end(now),
+            not_after: {
+                let ends = self.enrolment(name)?.statements.values().map(|s| s.not_after);
+                ends.min().unwrap_or(self.lease_end(now))
+            },
         };
-        let content = self.content(&front, entropy)?;
+        let content = self.content(&front, with_views, entropy)?;
         let bytes = format::encode(&front, &content, &self.statement_key);
         let text = encode_armour(LABEL, &headers(&front), &bytes);
         if text.len() > MAX_BYTES {
@@ -75,7 +115,7 @@ impl Enclave {
         self.issue(request.name(), now, entropy)
     }
 
-    fn content(&self, front: &Front, entropy: &mut dyn Entropy) -> Result<Content, IssueError> {
+    fn content(&self, front: &Front, with_views: bool, entropy: &mut dyn Entropy) -> Result<Content, IssueError> {
         let (name, now) = (&front.name, front.issued);
         let enrolment = self.enrolment(name)?;
         let member = self.member(name)?;
@@ -136,7 +176,11 @@ impl Enclave {
             manifests,
             revocations: self.revocations.as_ref().map(|list| list.bytes().to_vec()),
             head: self.head(now).map(|head| head.bytes().to_vec()),
-            views: self.views(front, &labels, &keys, entropy)?,
+            views: if with_views {
+                self.views(front, &labels, &keys, entropy)?
+            } else {
+                Vec::new()
+            },
         })
     }
 

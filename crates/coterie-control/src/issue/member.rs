@@ -83,7 +83,8 @@ impl Enclave {
             self.touch_member(name);
         } else {
             if admission == Admission::Replaced {
-                self.revoke(name, now)?;
+                self.refuse(name, now)?;
+                self.rest_addresses(name);
             }
             let mut member = MemberId::default();
             entropy.fill(&mut member.0);
@@ -97,7 +98,7 @@ impl Enclave {
             self.record(name).enrolment = Some(enrolment);
             self.touch_member(name);
         }
-        self.renew_statements(name, now)?;
+        self.renew_statements(name, now, self.lease_end(now))?;
         Ok(admission)
     }
 
@@ -110,21 +111,27 @@ impl Enclave {
     pub fn revoke(&mut self, name: &Name, now: UnixTime) -> Result<Vec<Name>, IssueError> {
         let now = self.advance(now)?;
         let enrolment = self.enrolment(name)?;
-        let entry = revocation(enrolment, enrolment.ends);
         let held = self
             .communities
             .iter()
             .filter(|(_, c)| enrolment.statements.contains_key(&c.tag))
             .map(|(name, _)| name.clone())
             .collect();
-        self.add_revocation(entry, now)?;
+        self.refuse(name, now)?;
         self.forget_enrolment(name)?;
         Ok(held)
     }
 
+    /// The keys of a member are refused until its last statement has ended.
+    fn refuse(&mut self, name: &Name, now: UnixTime) -> Result<(), IssueError> {
+        let enrolment = self.enrolment(name)?;
+        let entry = revocation(enrolment, enrolment.ends);
+        self.add_revocation(entry, now)
+    }
+
     /// Makes the member's statements anew where they would end earlier than they can, or say something else than the
-    /// enclave file.
-    pub(super) fn renew_statements(&mut self, name: &Name, now: UnixTime) -> Result<(), IssueError> {
+    /// enclave file. Of those that end no earlier than `enough`, the first alone is no reason.
+    pub(super) fn renew_statements(&mut self, name: &Name, now: UnixTime, enough: UnixTime) -> Result<(), IssueError> {
         let file = self.member(name)?;
         let addresses: Vec<Prefix> = file.addresses.iter().filter_map(|ip| Prefix::host(*ip)).collect();
         let tags: Vec<CommunityTag> = file
@@ -143,7 +150,7 @@ impl Enclave {
             .as_mut()
             .ok_or_else(|| IssueError::NotEnrolled(name.clone()))?;
         let serial = record.statement_serial + 1;
-        let mut statements = BTreeMap::new();
+        let (mut statements, mut changed) = (BTreeMap::new(), false);
         for tag in tags {
             let statement = Statement {
                 era,
@@ -158,8 +165,14 @@ impl Enclave {
             };
             let known = enrolment.statements.remove(&tag);
             let same = |old: &Signed<Statement>| {
+                let not_after = if old.not_after >= enough {
+                    old.not_after
+                } else {
+                    not_after
+                };
                 Statement {
                     serial: old.serial,
+                    not_after,
                     ..statement.clone()
                 } == **old
             };
@@ -167,14 +180,20 @@ impl Enclave {
                 Some(known) => known,
                 None => {
                     record.statement_serial = serial;
+                    changed = true;
                     Signed::sign(statement, &self.statement_key)
                 }
             };
             statements.insert(tag, statement);
         }
+        changed |= !enrolment.statements.is_empty();
         enrolment.statements = statements;
         enrolment.ends = enrolment.ends.max(not_after);
-        self.touch_member(name);
+        if changed {
+            self.touch_member(name);
+        } else {
+            self.touch(Part::Member(name.clone()));
+        }
         Ok(())
     }
 
@@ -209,6 +228,11 @@ impl Enclave {
         if let Some((owner, _)) = owner {
             return Err(IssueError::KeyInUse(owner.clone()));
         }
+        self.check_revoked(key, now)
+    }
+
+    /// A static key that is refused gets nothing.
+    pub(super) fn check_revoked(&self, key: &PublicKey, now: UnixTime) -> Result<(), IssueError> {
         let revoked = self
             .revocations
             .iter()

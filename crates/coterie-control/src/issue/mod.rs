@@ -217,7 +217,7 @@ impl Enclave {
             .cloned()
             .collect::<Vec<_>>()
             .iter()
-            .try_for_each(|name| self.renew_statements(name, now))?;
+            .try_for_each(|name| self.renew_statements(name, now, self.lease_end(now)))?;
         Ok(changes)
     }
 

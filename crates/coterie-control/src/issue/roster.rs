@@ -119,6 +119,9 @@ impl Enclave {
     /// one of this template, or as one that is made for it, with inside addresses from the pools. Applying again with the same
     /// keys changes nothing, so that an answer that was lost can be given again.
     ///
+    /// With `takeover`, a name that another machine has goes to this one, with its addresses: the keys of the other are revoked.
+    /// Whoever is isolated keeps its name.
+    ///
     /// # Errors
     /// [`IssueError`] when the template does not exist, the name is another machine's or another template's, no address is
     /// left, or the keys are another member's or revoked. Then nothing has changed.
@@ -127,6 +130,7 @@ impl Enclave {
         template: &Name,
         endpoints: Vec<SocketAddr>,
         request: &Request,
+        takeover: bool,
         now: UnixTime,
         entropy: &mut dyn Entropy,
     ) -> Result<Admission, IssueError> {
@@ -142,11 +146,15 @@ impl Enclave {
                     template: seat.template.clone(),
                 });
             }
-            if self
-                .enrolment(name)
-                .is_ok_and(|e| e.request.static_key() != request.static_key())
-            {
-                return Err(IssueError::NameInUse(name.clone()));
+            let other = |e: &&Enrolment| e.request.static_key() != request.static_key();
+            if let Some(other) = self.enrolment(name).ok().filter(other) {
+                if !takeover {
+                    return Err(IssueError::NameInUse(name.clone()));
+                }
+                if other.isolated {
+                    return Err(IssueError::Isolated(name.clone()));
+                }
+                self.move_to(name, endpoints);
             }
             return self.admit(request, now, entropy);
         }
@@ -172,6 +180,17 @@ impl Enclave {
             self.refresh_manifests(&community)?;
         }
         Ok(admission)
+    }
+
+    /// A member that a token made is somewhere else.
+    fn move_to(&mut self, name: &Name, endpoints: Vec<SocketAddr>) {
+        let record = self.members.get_mut(name);
+        if let Some(provisioned) = record.and_then(|record| record.provisioned.as_mut()) {
+            provisioned.endpoints.clone_from(&endpoints);
+            if let Some(member) = self.roster.members.get_mut(name) {
+                member.endpoints = endpoints;
+            }
+        }
     }
 
     /// The member's machine is gone for good: its membership is over, and where a token made it, its name and addresses are free

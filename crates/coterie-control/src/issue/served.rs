@@ -92,13 +92,15 @@ impl Enclave {
         self.manifests(community).filter(|m| m.retires > now).collect()
     }
 
-    /// What the members of a community are told of each other: of all, or of none where there are too many, who are found by
-    /// asking then.
+    /// Whether a community has so many members that they are not told of each other, but find each other by asking.
+    #[must_use]
+    pub fn is_large(&self, community: &Name) -> bool {
+        usize::try_from(self.roster.holders(community)).is_ok_and(|n| n > MAX_ENTRIES)
+    }
+
+    /// What is told of all members of a community.
     #[must_use]
     pub fn view(&self, community: &Name, now: UnixTime) -> Vec<DirectoryEntry> {
-        if usize::try_from(self.roster.holders(community)).is_ok_and(|n| n > MAX_ENTRIES) {
-            return Vec::new();
-        }
         self.roster
             .iter()
             .filter_map(|(name, _)| self.entry(name, community, now))

@@ -102,7 +102,7 @@ impl Gate {
         let opened = open(application, self.token.secret(), &self.server).expect("an application");
         let request = &opened.application.request;
         issuer
-            .provision(template, vec![from], request, now(), &mut SystemEntropy)
+            .provision(template, vec![from], request, false, now(), &mut SystemEntropy)
             .expect("provisioned");
         let bundle = issuer
             .issue(request.name(), now(), &mut SystemEntropy)
