@@ -5,11 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use coterie_crypto::{
-    Entropy as _, Secret, SeededEntropy,
-    aead::Suite,
-    dh::KeyPair,
-};
+use coterie_crypto::{Entropy as _, Secret, SeededEntropy, aead::Suite, dh::KeyPair};
 use coterie_model::{CommunityTag, EpochKey, Instant, UnixTime};
 use coterie_proto::{
     bootstrap::{Caller, Door, Knock, MAX_REQUEST, Record, Rendezvous, Request, Visit, Visitor},
@@ -324,7 +320,8 @@ impl Play {
         if genuine && matches!(bytes[0], INITIATION | PROVISIONAL) {
             host.knocked.insert(from);
         }
-        host.door.handle_outside(&mut bytes.to_vec(), from, |_| false, time, now);
+        host.door
+            .handle_outside(&mut bytes.to_vec(), from, |_| false, time, now);
         self.collect();
     }
 

@@ -29,5 +29,6 @@ mod netlink;
 pub mod netns;
 pub mod poll;
 mod socket;
+pub mod tcp;
 pub mod tun;
 pub mod udp;

@@ -56,15 +56,26 @@ pub struct Lockdown {
     pub routing: Routing,
 }
 
-/// A remote that programs of this machine may reach in clear text.
+/// A remote that may be reached in clear text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allow {
+    /// By whom.
+    pub who: Who,
     /// By this interface, one of [`Lockdown::outside`].
     pub interface: String,
     /// With this protocol.
     pub protocol: Protocol,
     /// At this address and port.
     pub remote: SocketAddr,
+}
+
+/// Who may reach an allowed remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Every program of this machine.
+    Everybody,
+    /// Sockets with [`Lockdown::mark`] alone.
+    Marked,
 }
 
 /// Where the routing rules go, and which destinations stay usable.

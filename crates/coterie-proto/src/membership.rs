@@ -15,15 +15,13 @@ use crate::{DropReason, schedule};
 
 /// How long before an epoch activates a responder accepts it already: clocks differ by less.
 const EARLY: Duration = Duration::from_secs(60);
-/// How long a head is fresh.
-pub const HEAD_VALID: Duration = Duration::from_secs(60);
 
 /// Where protocol time comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
     /// Issued offline: time starts at the later of issue time and wall clock, given by the host, and runs on.
     Offline,
-    /// From heads; without a fresh one no new session is made.
+    /// From heads; until the first one came no new session is made.
     Heads,
 }
 
@@ -107,16 +105,11 @@ impl Membership {
         self.base.1.plus(now.since(self.base.0))
     }
 
-    /// False when new sessions must wait for a head.
+    /// False when new sessions must wait for a head. Later ones need not come: where the server is down, members go on until
+    /// their statements end.
     #[must_use]
-    pub fn is_fresh(&self, now: Instant) -> bool {
-        match self.freshness {
-            Freshness::Offline => true,
-            Freshness::Heads => self
-                .head
-                .as_ref()
-                .is_some_and(|h| self.time(now).since(h.time) <= HEAD_VALID),
-        }
+    pub fn is_fresh(&self) -> bool {
+        self.freshness == Freshness::Offline || self.head.is_some()
     }
 
     /// What we tell a peer that we know.
@@ -376,6 +369,8 @@ impl Membership {
         }
         let time = match self.freshness {
             Freshness::Offline => head.time.max(self.time(now)),
+            // A head that was kept with a bundle says how late it was when the bundle was made, and the host knows better.
+            Freshness::Heads if self.head.is_none() => head.time.max(self.time(now)),
             Freshness::Heads => head.time,
         };
         self.base = (now, time);

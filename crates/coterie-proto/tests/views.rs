@@ -6,9 +6,9 @@ mod world;
 
 use std::time::Duration;
 
-use coterie_model::CommunityTag;
+use coterie_model::{CommunityTag, Prefix};
 use coterie_proto::{DropReason, Outcome, Update, ViewPiece};
-use world::{Enclave, Wire};
+use world::{Enclave, Wire, inside, packet};
 
 const ALICE: u8 = 1;
 const BOB: u8 = 2;
@@ -105,4 +105,68 @@ fn machines_that_come_and_go_leave_nothing_behind() {
     assert_eq!((held.peers, held.live, held.indices), (1, 0, 0), "{held:?}");
     w.send(ALICE, BOB, b"goes on");
     assert_eq!(w.received(BOB).len(), 1);
+}
+
+fn pool() -> Vec<Prefix> {
+    Prefix::new("10.0.0.0".parse().unwrap(), 8).into_iter().collect()
+}
+
+#[test]
+fn who_is_in_no_view_is_sought_once_and_what_waits_goes_through() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    w.host(ALICE).node.seek_in(pool());
+    for _ in 0..3 {
+        assert_eq!(w.send(ALICE, BOB, b"x"), Outcome::Queued);
+    }
+    assert_eq!(w.host(ALICE).node.poll_wanted(), Some(inside(BOB)));
+    assert_eq!(w.host(ALICE).node.poll_wanted(), None, "asked once");
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[BOB], &[])]);
+    assert_eq!(w.received(BOB).len(), 3);
+    assert_eq!(w.host(ALICE).node.held().sought, 0);
+}
+
+#[test]
+fn who_does_not_exist_is_refused_and_not_sought_again_for_a_while() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    w.host(ALICE).node.seek_in(pool());
+    assert_eq!(w.send(ALICE, BOB, b"x"), Outcome::Queued);
+    assert_eq!(w.host(ALICE).node.poll_wanted(), Some(inside(BOB)));
+    let now = w.now;
+    let host = w.host(ALICE);
+    host.node.handle_absent(inside(BOB), now, &mut host.buffers);
+    assert_eq!(w.received(ALICE).len(), 1, "the program is told");
+    assert_eq!(w.send(ALICE, BOB, b"x"), Outcome::Dropped(DropReason::NoMember));
+    w.advance(Duration::from_secs(7));
+    assert_eq!(w.send(ALICE, BOB, b"x"), Outcome::Queued);
+    assert_eq!(w.host(ALICE).node.poll_wanted(), Some(inside(BOB)));
+    // Nobody answers.
+    w.advance(Duration::from_secs(5));
+    assert_eq!(w.send(ALICE, BOB, b"x"), Outcome::Dropped(DropReason::NoMember));
+    // Nobody is there to be asked.
+    w.host(ALICE).node.seek_in(vec![]);
+    w.advance(Duration::from_secs(20));
+    assert_eq!(w.send(ALICE, BOB, b"x"), Outcome::Dropped(DropReason::NoMember));
+    assert_eq!(w.host(ALICE).node.held().sought, 0);
+}
+
+#[test]
+fn no_more_are_sought_than_there_is_room_for() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    w.host(ALICE).node.seek_in(pool());
+    let (mut queued, mut refused) = (0, 0);
+    for (high, low) in (0..4).flat_map(|high| (0..=255).map(move |low| (high, low))) {
+        let mut packet = packet(ALICE, 0, b"scan");
+        packet[18..20].copy_from_slice(&[high + 1, low]);
+        let now = w.now;
+        let host = w.host(ALICE);
+        match host.node.handle_inside(&packet, now, &mut host.buffers) {
+            Outcome::Queued => queued += 1,
+            Outcome::Dropped(DropReason::NoMember) => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((queued, refused), (256, 768));
 }

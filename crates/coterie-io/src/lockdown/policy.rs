@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::link::{Family, Links, MAIN_TABLE, Mark, Protocol, Rule, RuleAction, has_ipv6};
 
-use super::{Lockdown, Routing};
+use super::{Lockdown, Routing, Who};
 
 /// Puts the rules in force: what is missing is added before what does not belong is taken away.
 pub(super) fn install(links: &mut Links, lockdown: &Lockdown) -> io::Result<()> {
@@ -102,7 +102,9 @@ fn rules(lockdown: &Lockdown, family: Family) -> Vec<Rule> {
         suppress_prefix_length: Some(0),
         ..at(3, main)
     }));
-    let allowed = lockdown.allow.iter().filter(|allow| of_family(allow.remote.ip()));
+    // What is marked has its way already.
+    let allowed = lockdown.allow.iter().filter(|allow| allow.who == Who::Everybody);
+    let allowed = allowed.filter(|allow| of_family(allow.remote.ip()));
     rules.extend(allowed.map(|allow| Rule {
         destination: Some(IpNet::from(allow.remote.ip())),
         protocol: Some(allow.protocol),
@@ -134,6 +136,15 @@ mod tests {
     use super::*;
     use crate::lockdown::Allow;
 
+    fn allow(who: Who, remote: &str) -> Allow {
+        Allow {
+            who,
+            interface: "eth0".into(),
+            protocol: Protocol::Tcp,
+            remote: remote.parse().expect("a literal"),
+        }
+    }
+
     #[test]
     fn rules_come_in_the_documented_order() {
         let lockdown = Lockdown {
@@ -141,11 +152,10 @@ mod tests {
             outside: vec!["eth0".into()],
             port: 7,
             mark: 0xc0,
-            allow: vec![Allow {
-                interface: "eth0".into(),
-                protocol: Protocol::Tcp,
-                remote: "192.0.2.1:22".parse().expect("a literal"),
-            }],
+            allow: vec![
+                allow(Who::Everybody, "192.0.2.1:22"),
+                allow(Who::Marked, "192.0.2.2:4750"),
+            ],
             dhcp: true,
             routing: Routing {
                 priority: 5_000,

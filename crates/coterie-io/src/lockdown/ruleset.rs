@@ -7,7 +7,7 @@ use netlink_packet_netfilter::nftables::MetaKey;
 use crate::link::Protocol;
 
 use super::nft::{Chain, Family, Hook, Rule};
-use super::{Allow, Lockdown};
+use super::{Allow, Lockdown, Who};
 
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
@@ -128,7 +128,7 @@ fn outside_out(lockdown: &Lockdown) -> Vec<Rule> {
     }
     for allow in &lockdown.allow {
         let rule = Rule::new("allow").interface(MetaKey::Oifname, &allow.interface);
-        rules.push(remote_out(rule.family(family_of(allow)), allow));
+        rules.push(remote_out(rule.family(family_of(allow)), allow, lockdown.mark));
     }
     // A reset ends a connect at once; what is not TCP is told that it is prohibited.
     rules.push(
@@ -204,7 +204,7 @@ fn outside_egress(lockdown: &Lockdown) -> Vec<Rule> {
             ETHERTYPE_IPV6
         };
         let rule = Rule::new("allow").interface(MetaKey::Oifname, &allow.interface);
-        rules.push(remote_out(rule.frame(ethertype), allow));
+        rules.push(remote_out(rule.frame(ethertype), allow, lockdown.mark));
     }
     rules.push(Rule::new("drop-egress").count().drop());
     rules
@@ -225,14 +225,19 @@ fn discovery(kind: u8) -> Rule {
         .accept()
 }
 
-fn remote_out(rule: Rule, allow: &Allow) -> Rule {
+fn remote_out(rule: Rule, allow: &Allow, mark: u32) -> Rule {
     let rule = match allow.remote.ip() {
         IpAddr::V4(address) => rule.network(16, &address.octets()),
         IpAddr::V6(address) => rule.network(24, &address.octets()),
     };
-    rule.transport(allow.protocol.number())
-        .destination_port(allow.remote.port())
-        .accept()
+    let rule = rule
+        .transport(allow.protocol.number())
+        .destination_port(allow.remote.port());
+    match allow.who {
+        Who::Everybody => rule,
+        Who::Marked => rule.marked(mark),
+    }
+    .accept()
 }
 
 fn family_of(allow: &Allow) -> u8 {

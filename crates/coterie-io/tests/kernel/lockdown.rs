@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use coterie_io::capture::FrameSender;
 use coterie_io::link::{Links, MAIN_TABLE, Protocol, Route, RouteKind};
-use coterie_io::lockdown::{Allow, Gap, Layer, Lockdown, Routing};
+use coterie_io::lockdown::{Allow, Gap, Layer, Lockdown, Routing, Who};
+use coterie_io::tcp;
 use coterie_io::tun::{PacketBatch, Tun};
 use coterie_io::udp::{RecvBatch, SendBatch, UdpOptions, UdpPort};
 use rustix::net::{AddressFamily, SocketType, ipproto, sendto};
@@ -324,6 +325,7 @@ fn allowed_remotes_are_reached_and_nothing_beside_them() {
             let wire = Wire::new(1);
             let allow = |protocol, port: u16| {
                 NEIGHBOUR.map(|ip| Allow {
+                    who: Who::Everybody,
                     interface: "out0".into(),
                     protocol,
                     remote: address(ip, port),
@@ -374,6 +376,66 @@ fn allowed_remotes_are_reached_and_nothing_beside_them() {
                 closed.recv(&mut [0; 16]).expect_err("unasked").kind(),
                 ErrorKind::WouldBlock
             );
+        },
+    );
+}
+
+/// Connects a socket of ours, which is not blocking.
+fn connect_marked(to: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let socket = tcp::socket(to, mark)?;
+    match rustix::net::connect(&socket, &to) {
+        Err(error) if error != rustix::io::Errno::INPROGRESS => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    let mut poller = coterie_io::poll::Poller::new()?;
+    poller.add(&socket, 1, coterie_io::poll::Interest::Write)?;
+    poller.wait(Some(LONG))?;
+    let stream = TcpStream::from(socket);
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => stream.peer_addr().map(|_| stream),
+    }
+}
+
+#[test]
+fn a_remote_that_is_ours_alone_is_reached_by_our_sockets_alone() {
+    with_namespaces(
+        module_path!(),
+        "a_remote_that_is_ours_alone_is_reached_by_our_sockets_alone",
+        || {
+            let wire = Wire::new(1);
+            let allow = NEIGHBOUR.map(|ip| Allow {
+                who: Who::Marked,
+                interface: "out0".into(),
+                protocol: Protocol::Tcp,
+                remote: address(ip, 4_750),
+            });
+            let lockdown = Lockdown {
+                allow: allow.into(),
+                ..lockdown()
+            };
+            inside(&wire.locked, || {
+                assert!(lockdown.install().expect("installed").egress);
+                assert_eq!(lockdown.check().expect("checked"), []);
+            });
+            let listeners = inside(&wire.neighbour, || {
+                [4_750, 4_751].map(|port| TcpListener::bind(address("::", port)).expect("listening"))
+            });
+            inside(&wire.locked, || {
+                for ip in NEIGHBOUR {
+                    let mut stream = connect_marked(address(ip, 4_750), Some(MARK)).expect("ours");
+                    let (mut other, _) = listeners[0].accept().expect("accepted");
+                    stream.write_all(b"question").expect("written");
+                    let mut bytes = [0; 8];
+                    other.read_exact(&mut bytes).expect("read");
+                    assert_eq!(&bytes, b"question");
+                    for (port, mark) in [(4_750, None), (4_751, Some(MARK))] {
+                        let started = Instant::now();
+                        assert!(connect_marked(address(ip, port), mark).is_err(), "{ip} {port} {mark:?}");
+                        assert!(started.elapsed() < Duration::from_millis(500), "told at once");
+                    }
+                }
+            });
         },
     );
 }
@@ -520,6 +582,7 @@ fn a_check_names_exactly_what_is_missing() {
             let lockdown = Lockdown {
                 dhcp: true,
                 allow: vec![Allow {
+                    who: Who::Everybody,
                     interface: "out0".into(),
                     protocol: Protocol::Tcp,
                     remote: address(NEIGHBOUR[0], 80),
@@ -716,6 +779,7 @@ fn values_that_make_no_sense_are_refused() {
             },
             Lockdown {
                 allow: vec![Allow {
+                    who: Who::Everybody,
                     interface: "eth9".into(),
                     protocol: Protocol::Udp,
                     remote: address("192.0.2.1", 53),

@@ -17,6 +17,7 @@ use coterie_model::{CommunityTag, EpochKey, Instant, UnixTime};
 
 use super::{
     MAX_ANSWER, MAX_REQUEST,
+    callers::Callers,
     carry::{Inbound, Outbound},
     payload::{Knocking, opening},
     seal_control,
@@ -30,7 +31,7 @@ use crate::{
         responder,
     },
     limit::{Buckets, Seen, source_of},
-    node::{Persist, Transmit},
+    node::Transmit,
     schedule,
     session::{Material, Origin, Session},
     wire::{
@@ -43,6 +44,8 @@ use crate::{
 pub const MAX_KNOCKS: usize = 1024;
 /// Visits at one time.
 const MAX_VISITS: usize = 1024;
+/// Of them, under one token: whoever has one leaves room for the others.
+const MAX_VISITS_OF_TOKEN: usize = 128;
 /// A visit that does nothing for so long is over.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A visit takes no longer, whatever it does.
@@ -56,6 +59,25 @@ pub struct Knock {
     pub key: EpochKey,
     /// When the token ends.
     pub not_after: UnixTime,
+}
+
+/// What the host of a door stores, so that a call is answered once, also after a restart: before anything is sent. Of each
+/// token as many visitors are remembered as [`super::MAX_VISITORS_OF_TOKEN`] says, and none when it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// The highest counter of a visitor that was let in.
+    Accepted(Caller, u64),
+    /// This one need not be remembered any more.
+    Forgotten(Caller),
+}
+
+/// Who called, and with which token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Caller {
+    /// The token.
+    pub token: CommunityTag,
+    /// The machine.
+    pub static_key: PublicKey,
 }
 
 /// A request that a visitor brought.
@@ -82,14 +104,14 @@ pub struct Door {
     knocks: BTreeMap<CommunityTag, (DigestMac, Knock)>,
     visits: BTreeMap<u32, Visit>,
     seen: Seen<[u8; datagram::MAC_LEN]>,
-    accepted: BTreeMap<PublicKey, u64>,
+    callers: Callers,
     trials: Buckets<()>,
     /// What each source may take of them: one that knows no token keeps nobody else out.
     knockers: Buckets<u128>,
     sources: Buckets<u128>,
     out: VecDeque<Transmit>,
     requests: VecDeque<Request>,
-    persists: VecDeque<Persist>,
+    records: VecDeque<Record>,
 }
 
 struct Visit {
@@ -119,14 +141,19 @@ enum Stage {
 }
 
 impl Door {
-    /// A door of the node that has `keys`; `accepted` are the highest counters of visitors that were let in before.
+    /// A door of the node that has `keys`; `accepted` are the highest counters of visitors that were let in before, as they
+    /// were stored.
     #[must_use]
     pub fn new(
         keys: KeyPair,
         (suites, preferred): (Suites, Suite),
-        accepted: Vec<(PublicKey, u64)>,
+        accepted: impl IntoIterator<Item = (Caller, u64)>,
         entropy: Box<dyn Entropy + Send>,
     ) -> Self {
+        let mut callers = Callers::default();
+        for (caller, counter) in accepted {
+            callers.note(caller, counter);
+        }
         Self {
             keys,
             suites,
@@ -135,17 +162,18 @@ impl Door {
             knocks: BTreeMap::new(),
             visits: BTreeMap::new(),
             seen: Seen::new(8192),
-            accepted: accepted.into_iter().collect(),
+            callers,
             trials: Buckets::new(0, 0, 1),
             knockers: Buckets::new(20, 40, 4096),
             sources: Buckets::new(50, 50, 4096),
             out: VecDeque::new(),
             requests: VecDeque::new(),
-            persists: VecDeque::new(),
+            records: VecDeque::new(),
         }
     }
 
-    /// Which tokens open the door from now on: the first [`MAX_KNOCKS`]. Visits under others end.
+    /// Which tokens open the door from now on: the first [`MAX_KNOCKS`]. Visits under others end, and their visitors are
+    /// forgotten.
     pub fn handle_knocks(&mut self, knocks: Vec<Knock>) {
         let own = *self.keys.public();
         let tried = |knock: Knock| (knock.key.tag, (schedule::trial_mac_key(&knock.key, &own), knock));
@@ -154,6 +182,8 @@ impl Door {
         self.trials = Buckets::new(trials, trials, 1);
         let knocks = &self.knocks;
         self.visits.retain(|_, visit| knocks.contains_key(&visit.token));
+        let gone = self.callers.keep_tokens(|token| knocks.contains_key(token));
+        self.records.extend(gone.into_iter().map(Record::Forgotten));
     }
 
     /// The next datagram to send.
@@ -167,8 +197,8 @@ impl Door {
     }
 
     /// The next record to store before anything is sent.
-    pub fn poll_persist(&mut self) -> Option<Persist> {
-        self.persists.pop_front()
+    pub fn poll_record(&mut self) -> Option<Record> {
+        self.records.pop_front()
     }
 
     /// When [`Self::handle_timeout`] is due.
@@ -181,6 +211,12 @@ impl Door {
     #[must_use]
     pub fn visits(&self) -> usize {
         self.visits.len()
+    }
+
+    /// The receiver indices of visits under way, which the node beside the door is not to draw
+    /// ([`crate::Node::avoid_indices`]).
+    pub fn indices(&self) -> impl Iterator<Item = u32> {
+        self.visits.keys().copied()
     }
 
     /// Does what is due at `now`: repeats pieces of answers, ends visits.
@@ -211,17 +247,18 @@ impl Door {
         }
     }
 
-    /// Takes a datagram, if it is for the door: `None` leaves it to the node, whose time is `time`. `bytes` is changed only if
-    /// it was opened.
+    /// Takes a datagram, if it is for the door: `None` leaves it to the node, whose time is `time` and which says by `taken`
+    /// which receiver indices are its own. `bytes` is changed only if it was opened.
     pub fn handle_outside(
         &mut self,
         bytes: &mut [u8],
         from: SocketAddr,
+        taken: impl Fn(u32) -> bool,
         time: UnixTime,
         now: Instant,
     ) -> Option<Outcome> {
         let taken = match datagram::parse(bytes).ok()? {
-            Datagram::Initiation { sender } => self.handle_initiation(sender, bytes, from, time, now)?,
+            Datagram::Initiation { sender } => self.handle_initiation(sender, bytes, from, &taken, (time, now))?,
             Datagram::Provisional { step, receiver } if self.visits.contains_key(&receiver) => {
                 self.handle_provisional(step, receiver, bytes, from, now)
             }
@@ -244,8 +281,8 @@ impl Door {
         sender: u32,
         message: &[u8],
         from: SocketAddr,
-        time: UnixTime,
-        now: Instant,
+        taken: &dyn Fn(u32) -> bool,
+        (time, now): (UnixTime, Instant),
     ) -> Option<Result<(), DropReason>> {
         let source = source_of(from.ip());
         if self.knocks.is_empty() || !self.knockers.allow(source, now) || !self.trials.allow((), now) {
@@ -253,41 +290,45 @@ impl Door {
         }
         let framed = Framed::cut(message)?;
         let digest = framed.digest();
-        let knock = self
+        let (_, knock) = self
             .knocks
             .values()
-            .find(|(mac, _)| same_bytes(&mac.mac(&digest), framed.mac1))
-            .map(|(_, knock)| (knock.key.duplicate(), knock.not_after))?;
-        Some(self.let_in(sender, &framed, knock, from, time, now))
+            .find(|(mac, _)| same_bytes(&mac.mac(&digest), framed.mac1))?;
+        let (key, ended) = (knock.key.duplicate(), knock.not_after <= time);
+        Some(if !self.seen.insert(*framed.mac1) {
+            Err(DropReason::Replayed)
+        } else if ended {
+            Err(DropReason::EpochClosed)
+        } else {
+            self.let_in(sender, &framed, &key, from, taken, now)
+        })
     }
 
     fn let_in(
         &mut self,
         remote: u32,
         framed: &Framed<'_>,
-        (key, not_after): (EpochKey, UnixTime),
+        key: &EpochKey,
         from: SocketAddr,
-        time: UnixTime,
+        taken: &dyn Fn(u32) -> bool,
         now: Instant,
     ) -> Result<(), DropReason> {
-        if !self.seen.insert(*framed.mac1) {
-            return Err(DropReason::Replayed);
-        }
-        if not_after <= time {
-            return Err(DropReason::EpochClosed);
-        }
         if !self.sources.allow(source_of(from.ip()), now) {
             return Err(DropReason::RateLimited);
         }
         let forged = |_refused| DropReason::Forged;
-        let claimed = responder::claimed(&self.keys, &key, framed).map_err(forged)?;
+        let claimed = responder::claimed(&self.keys, key, framed).map_err(forged)?;
         if claimed.static_key() == self.keys.public() {
             return Err(DropReason::BadHandshake);
         }
         let (proved, payload) = claimed.prove(&self.keys).map_err(forged)?;
         let static_key = *proved.static_key();
         let payload = Knocking::parse(&payload).map_err(|_malformed| DropReason::BadHandshake)?;
-        if payload.counter <= self.accepted.get(&static_key).copied().unwrap_or(0) {
+        let caller = Caller {
+            token: key.tag,
+            static_key,
+        };
+        if payload.counter <= self.callers.highest(&caller) {
             return Err(DropReason::Replayed);
         }
         let suite = self
@@ -297,16 +338,18 @@ impl Door {
             .ok_or(DropReason::BadHandshake)?;
         // A machine that calls again has given up its visit before.
         self.visits.retain(|_, visit| visit.static_key != static_key);
-        if self.visits.len() >= MAX_VISITS {
+        let of_token = self.visits.values().filter(|visit| visit.token == key.tag).count();
+        if self.visits.len() >= MAX_VISITS || of_token >= MAX_VISITS_OF_TOKEN {
             return Err(DropReason::RateLimited);
         }
-        self.accepted.insert(static_key, payload.counter);
-        self.persists.push_back(Persist::Accepted(static_key, payload.counter));
-        let local = self.fresh_index();
+        let forgotten = self.callers.note(caller, payload.counter);
+        self.records.extend(forgotten.map(Record::Forgotten));
+        self.records.push_back(Record::Accepted(caller, payload.counter));
+        let local = self.fresh_index(taken);
         let mut message = vec![RESPONSE, 0, 0, 0];
         message.extend_from_slice(&local.to_be_bytes());
         message.extend_from_slice(&remote.to_be_bytes());
-        let mac_key = schedule::mac_key(&key, &static_key);
+        let mac_key = schedule::mac_key(key, &static_key);
         let established = proved
             .respond(&opening(suite), &mut *self.entropy, &mut message)
             .map_err(|_refused| DropReason::BadHandshake)?;
@@ -329,12 +372,12 @@ impl Door {
         Ok(())
     }
 
-    fn fresh_index(&mut self) -> u32 {
+    fn fresh_index(&mut self, taken: &dyn Fn(u32) -> bool) -> u32 {
         loop {
             let mut index = [0; 4];
             self.entropy.fill(&mut index);
             let index = u32::from_be_bytes(index);
-            if index != 0 && !self.visits.contains_key(&index) {
+            if index != 0 && !self.visits.contains_key(&index) && !taken(index) {
                 return index;
             }
         }

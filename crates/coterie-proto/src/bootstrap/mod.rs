@@ -8,13 +8,15 @@
 //!
 //! Both are sans-IO like [`crate::node::Node`], beside which a door runs on the same port.
 
+mod callers;
 mod carry;
 mod door;
 mod payload;
 mod visitor;
 
+pub use callers::{MAX_VISITORS, MAX_VISITORS_OF_TOKEN};
 pub use carry::CHUNK;
-pub use door::{Door, Knock, MAX_KNOCKS, Request};
+pub use door::{Caller, Door, Knock, MAX_KNOCKS, Record, Request};
 pub use visitor::{Rendezvous, Visit, Visitor};
 
 use crate::{session::Session, wire::datagram::SEALED_OVERHEAD};

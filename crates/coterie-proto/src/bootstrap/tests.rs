@@ -5,7 +5,7 @@ use coterie_crypto::{Secret, SeededEntropy, aead::Suite, dh::KeyPair};
 use coterie_model::{CommunityTag, EpochKey, Instant, UnixTime};
 
 use super::*;
-use crate::{DropReason, Outcome, handshake::payload::Suites, node::Persist};
+use crate::{DropReason, Outcome, handshake::payload::Suites};
 
 const VISITOR: &str = "192.0.2.9:5000";
 const TOKEN: u8 = 0x70;
@@ -30,6 +30,13 @@ fn knock(token: u8, door: u8) -> EpochKey {
     }
 }
 
+fn caller() -> Caller {
+    Caller {
+        token: CommunityTag([TOKEN; 16]),
+        static_key: *keys(0x55).public(),
+    }
+}
+
 fn entropy(n: u64) -> Box<SeededEntropy> {
     Box::new(SeededEntropy::from_number(n))
 }
@@ -44,8 +51,13 @@ fn door(n: u8) -> Door {
 }
 
 fn visitor(token: u8, doors: &[u8], request: Vec<u8>) -> Visitor {
+    visitor_of(0x55, token, doors, request)
+}
+
+/// The machine with private key `own`.
+fn visitor_of(own: u8, token: u8, doors: &[u8], request: Vec<u8>) -> Visitor {
     let visit = Visit {
-        keys: keys(0x55),
+        keys: keys(own),
         rendezvous: doors
             .iter()
             .map(|n| Rendezvous {
@@ -106,7 +118,7 @@ impl<'a> Play<'a> {
                     && !lost
                 {
                     let mut bytes = out.bytes;
-                    door.handle_outside(&mut bytes, at(VISITOR), UnixTime(1), self.now);
+                    door.handle_outside(&mut bytes, at(VISITOR), |_| false, UnixTime(1), self.now);
                 }
             }
             for n in 0..self.doors.len() {
@@ -172,10 +184,7 @@ fn a_visit_carries_a_request_in_and_an_answer_out_without_a_wait() {
     assert_eq!(request.static_key, *keys(0x55).public());
     assert_eq!(play.doors[0].1.visits(), 0, "the visit is over");
     assert_eq!(play.visitor.poll_timeout(), None);
-    assert_eq!(
-        play.doors[0].1.poll_persist(),
-        Some(Persist::Accepted(*keys(0x55).public(), 1))
-    );
+    assert_eq!(play.doors[0].1.poll_record(), Some(Record::Accepted(caller(), 1)));
 }
 
 #[test]
@@ -212,7 +221,7 @@ fn without_the_token_the_door_is_a_wall() {
         let mut noise = bytes(usize::from(n) + 168);
         noise[..4].copy_from_slice(&[1, 0, 0, 0]);
         assert_eq!(
-            d.handle_outside(&mut noise, at(VISITOR), UnixTime(1), Instant::ZERO),
+            d.handle_outside(&mut noise, at(VISITOR), |_| false, UnixTime(1), Instant::ZERO),
             None
         );
     }
@@ -225,7 +234,13 @@ fn a_call_is_answered_once_also_after_a_restart_and_not_after_the_tokens_end() {
     v.handle_timeout(Instant::ZERO);
     let call = v.poll_transmit().unwrap().bytes;
     let knocks = |d: &mut Door, bytes: &[u8], time| {
-        d.handle_outside(&mut bytes.to_vec(), at("192.0.2.66:1"), UnixTime(time), Instant::ZERO)
+        d.handle_outside(
+            &mut bytes.to_vec(),
+            at("192.0.2.66:1"),
+            |_| false,
+            UnixTime(time),
+            Instant::ZERO,
+        )
     };
     let mut d = door(1);
     assert_eq!(
@@ -237,10 +252,8 @@ fn a_call_is_answered_once_also_after_a_restart_and_not_after_the_tokens_end() {
     assert_eq!(knocks(&mut d, &call, 1), Some(Outcome::Handled));
     assert!(d.poll_transmit().is_some());
     assert_eq!(knocks(&mut d, &call, 1), Some(Outcome::Dropped(DropReason::Replayed)));
-    let Some(Persist::Accepted(key, counter)) = d.poll_persist() else {
-        panic!("it is recorded")
-    };
-    let mut restarted = Door::new(keys(1), suites(), vec![(key, counter)], entropy(7));
+    assert_eq!(d.poll_record(), Some(Record::Accepted(caller(), 1)));
+    let mut restarted = Door::new(keys(1), suites(), [(caller(), 1)], entropy(7));
     restarted.handle_knocks(vec![Knock {
         key: knock(TOKEN, 1),
         not_after: UnixTime(1000),
@@ -258,8 +271,60 @@ fn a_token_that_is_taken_away_ends_its_visits() {
     play.lost = Box::new(|n| n > 6);
     play.run(Duration::from_millis(200));
     assert_eq!(play.doors[0].1.visits(), 1);
+    assert_eq!(play.doors[0].1.poll_record(), Some(Record::Accepted(caller(), 1)));
     play.doors[0].1.handle_knocks(vec![]);
     assert_eq!(play.doors[0].1.visits(), 0);
+    assert_eq!(play.doors[0].1.poll_record(), Some(Record::Forgotten(caller())));
+}
+
+/// A call of the machine with private key `n`, under the token.
+fn call_of(n: u8, token: u8) -> Vec<u8> {
+    let mut v = visitor_of(n, token, &[1], vec![1]);
+    v.handle_timeout(Instant::ZERO);
+    v.poll_transmit().unwrap().bytes
+}
+
+#[test]
+fn whoever_has_one_token_leaves_room_for_another() {
+    let mut d = door(1);
+    let tokens = [TOKEN, TOKEN + 1].map(|token| Knock {
+        key: knock(token, 1),
+        not_after: UnixTime(1000),
+    });
+    d.handle_knocks(tokens.into());
+    let mut taken = 0;
+    for n in 1..=200 {
+        // From everywhere, so that no source's share is the bound.
+        let from = SocketAddr::from(([198, 51, 100, n], 9));
+        let came = d.handle_outside(&mut call_of(n, TOKEN), from, |_| false, UnixTime(1), Instant::ZERO);
+        taken += usize::from(came == Some(Outcome::Handled));
+    }
+    assert_eq!((taken, d.visits()), (128, 128));
+    let mut other = call_of(201, TOKEN + 1);
+    let came = d.handle_outside(&mut other, at(VISITOR), |_| false, UnixTime(1), Instant::ZERO);
+    assert_eq!(came, Some(Outcome::Handled));
+}
+
+#[test]
+fn an_index_of_the_node_is_not_drawn() {
+    let mut d = door(1);
+    d.handle_outside(
+        &mut call_of(5, TOKEN),
+        at(VISITOR),
+        |_| false,
+        UnixTime(1),
+        Instant::ZERO,
+    );
+    let index = d.indices().next().unwrap();
+    let mut again = door(1);
+    again.handle_outside(
+        &mut call_of(5, TOKEN),
+        at(VISITOR),
+        |taken| taken == index,
+        UnixTime(1),
+        Instant::ZERO,
+    );
+    assert_ne!(again.indices().next().unwrap(), index, "the same generator");
 }
 
 #[test]
@@ -298,7 +363,7 @@ fn a_server_that_thinks_for_a_minute_is_waited_for() {
             let mut quiet = true;
             while let Some(out) = v.poll_transmit() {
                 quiet = false;
-                d.handle_outside(&mut out.bytes.clone(), at(VISITOR), UnixTime(1), now);
+                d.handle_outside(&mut out.bytes.clone(), at(VISITOR), |_| false, UnixTime(1), now);
             }
             while let Some(request) = d.poll_request() {
                 asked.push((request.visit, now + Duration::from_secs(60)));
@@ -328,11 +393,11 @@ fn a_stranger_who_floods_a_door_keeps_nobody_else_out() {
     noise[..4].copy_from_slice(&[1, 0, 0, 0]);
     let from = at("198.51.100.1:9");
     for _ in 0..10_000 {
-        d.handle_outside(&mut noise.clone(), from, UnixTime(1), Instant::ZERO);
+        d.handle_outside(&mut noise.clone(), from, |_| false, UnixTime(1), Instant::ZERO);
     }
     let mut v = visitor(TOKEN, &[1], vec![1]);
     v.handle_timeout(Instant::ZERO);
     let mut call = v.poll_transmit().unwrap().bytes;
-    let taken = d.handle_outside(&mut call, at(VISITOR), UnixTime(1), Instant::ZERO);
+    let taken = d.handle_outside(&mut call, at(VISITOR), |_| false, UnixTime(1), Instant::ZERO);
     assert_eq!(taken, Some(Outcome::Handled));
 }

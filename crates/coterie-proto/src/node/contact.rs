@@ -175,7 +175,7 @@ impl Node {
         caller: Caller,
         now: Instant,
     ) -> Result<(Proved, InitiationPayload), DropReason> {
-        if self.membership.own_statement(key.tag, now).is_none() || !self.membership.is_fresh(now) {
+        if self.membership.own_statement(key.tag, now).is_none() || !self.membership.is_fresh() {
             return Err(DropReason::MembershipEnded);
         }
         let claimed = responder::claimed(&self.keys, key, framed).map_err(|_refused| DropReason::Forged)?;

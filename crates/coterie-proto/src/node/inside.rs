@@ -23,6 +23,13 @@ impl Node {
     pub fn handle_inside(&mut self, packet: &[u8], now: Instant, ports: &mut impl Ports) -> Outcome {
         match self.route(packet) {
             Ok((id, len)) => self.send(id, &packet[..len], now, ports),
+            Err(DropReason::NoMember) => {
+                let sought = ip::parse(packet).ok().and_then(|p| {
+                    let (destination, len) = (p.destination, p.len);
+                    self.seek(destination, &packet[..len], now)
+                });
+                sought.unwrap_or_else(|| self.refuse(packet, DropReason::NoMember, now, ports))
+            }
             Err(reason) => self.refuse(packet, reason, now, ports),
         }
     }

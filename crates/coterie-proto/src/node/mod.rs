@@ -23,6 +23,7 @@ mod initiate;
 mod inside;
 mod outside;
 mod peer;
+mod seeking;
 mod state;
 mod status;
 mod table;
@@ -282,6 +283,9 @@ pub struct Node {
     answered: Seen<[u8; 12]>,
     seen_questions: Seen<[u8; MAC_LEN]>,
     asked: BTreeMap<[u8; 12], asking::Asked>,
+    seeking: seeking::Seeking,
+    /// Receiver indices that others use at the same port.
+    avoided: BTreeSet<u32>,
     /// Probes on behalf of people, which wait for a session.
     pings: Vec<(PeerId, [u8; 8])>,
 
@@ -339,6 +343,8 @@ impl Node {
             answered,
             seen_questions: Seen::new(8192),
             asked: BTreeMap::new(),
+            seeking: seeking::Seeking::default(),
+            avoided: BTreeSet::new(),
             pings: Vec::new(),
             salt,
             counts: Counts::default(),
@@ -414,6 +420,18 @@ impl Node {
         self.events.push_back(Event::Alarm(Alarm::Forked));
     }
 
+    /// Whether a receiver index names something here.
+    #[must_use]
+    pub fn holds_index(&self, index: u32) -> bool {
+        self.indices.contains_key(&index)
+    }
+
+    /// Indices that others use at the same port from now on ([`crate::bootstrap::Door::indices`]): none of them is drawn.
+    pub fn avoid_indices(&mut self, others: impl IntoIterator<Item = u32>) {
+        self.avoided.clear();
+        self.avoided.extend(others);
+    }
+
     fn dropped(&mut self, reason: DropReason) -> Outcome {
         self.counts.drops.count(reason);
         Outcome::Dropped(reason)
@@ -425,7 +443,7 @@ impl Node {
             let mut bytes = [0; 4];
             self.entropy.fill(&mut bytes);
             let index = u32::from_be_bytes(bytes);
-            if index != 0 && !self.indices.contains_key(&index) {
+            if index != 0 && !self.indices.contains_key(&index) && !self.avoided.contains(&index) {
                 self.indices.insert(index, id);
                 return index;
             }

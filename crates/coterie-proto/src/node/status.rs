@@ -119,6 +119,8 @@ pub struct Held {
     pub answered: usize,
     /// Questions under way.
     pub asked: usize,
+    /// Addresses sought or known to be nobody's.
+    pub sought: usize,
     /// Probes on behalf of people that wait for a session.
     pub pings: usize,
 }
@@ -148,6 +150,7 @@ impl Node {
             seen: self.seen.remembered(),
             answered: self.answered.remembered(),
             asked: self.asked.len(),
+            sought: self.seeking.len(),
             pings: self.pings.len(),
         }
     }

@@ -124,10 +124,12 @@ impl Node {
         self.end_without_statement(now, ports);
         self.forget_idle();
         self.forget_questions(now, ports);
+        self.forget_sought(now, ports);
         self.attend_queues(now, ports);
         self.request_differences(now);
         let busy = self.peers.iter().any(|p| p.live.as_ref().is_some_and(|l| !l.is_idle()))
             || !self.asked.is_empty()
+            || self.seeking.len() > 0
             || self.repeats > 0
             || self.wants_difference();
         // An idle node wakes for nothing but the end of its own epochs.

@@ -57,6 +57,7 @@ impl Node {
         for piece in update.views {
             self.learn_view(piece);
         }
+        self.find_sought(now);
         if let Some(head) = update.head {
             let learned = self.membership.learn_head(head, now);
             self.report(learned);
