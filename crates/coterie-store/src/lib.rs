@@ -39,11 +39,13 @@
 //! | the audit log, who may call | `audit`, `principal` |
 //! | backup, restore, check | `backup`, `check` |
 //! | secrets at rest | `seal` |
+//! | killed while it writes, for tests | `crash` |
 
 mod audit;
 mod backup;
 mod change;
 mod check;
+mod crash;
 mod enclave;
 mod error;
 mod id;
@@ -65,6 +67,8 @@ mod token;
 pub use audit::{AuditEntry, AuditRow, AuditVerdict};
 pub use change::{Change, Feed, NewChange};
 pub use check::{Finding, FindingKind, Report};
+#[cfg(feature = "crash-points")]
+pub use crash::write_points;
 pub use enclave::Enclave;
 pub use error::StoreError;
 pub use id::{PrincipalId, Scope, ServerId, TenantId, Timeline, TokenId};

@@ -7,6 +7,7 @@ use coterie_model::UnixTime;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
+use crate::crash::write_point;
 use crate::{StoreError, sqlite};
 
 /// One step of the schema.
@@ -50,6 +51,7 @@ pub(crate) async fn apply(
     now: UnixTime,
 ) -> Result<(), StoreError> {
     while let Some(step) = next(conn, path, migrations).await? {
+        write_point();
         let begun = sqlx::query("BEGIN IMMEDIATE").execute(&mut *conn).await;
         let taken = match begun {
             Ok(_) => take(conn, step, now).await,
@@ -70,6 +72,7 @@ async fn take(conn: &mut SqliteConnection, step: &Migration, now: UnixTime) -> R
         sqlite::mark_application(conn).await?;
     }
     sqlx::raw_sql(step.sql).execute(&mut *conn).await?;
+    write_point();
     sqlx::query("INSERT INTO migrations (version, name, hash, applied) VALUES ($1, $2, $3, $4)")
         .bind(i64::from(step.version))
         .bind(step.name)
@@ -77,7 +80,9 @@ async fn take(conn: &mut SqliteConnection, step: &Migration, now: UnixTime) -> R
         .bind(i64::try_from(now.0).unwrap_or(i64::MAX))
         .execute(&mut *conn)
         .await?;
+    write_point();
     sqlx::query("COMMIT").execute(&mut *conn).await?;
+    write_point();
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Database, Transaction};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::crash::write_point;
 use crate::id::ServerId;
 use crate::row::Row;
 use crate::seal::RootKey;
@@ -36,7 +37,10 @@ pub struct Write {
     read: Read,
     roots: Arc<RootKeys>,
     rotation: Option<Rotation>,
+    /// How many savepoints there were.
     savepoints: u32,
+    /// Those of them that are neither kept nor undone, the outermost first.
+    open: Vec<u32>,
 }
 
 /// A root key that takes over with the commit.
@@ -202,6 +206,7 @@ impl Write {
             let _ = sqlx::query("ROLLBACK").execute(&mut writer.conn).await;
         }
         writer.open = true;
+        write_point();
         let begun = sqlx::query("BEGIN IMMEDIATE").execute(&mut writer.conn).await;
         begun.map_err(|error| StoreError::of(DOING, &store.path, error))?;
         let roots = store.roots.all();
@@ -216,6 +221,7 @@ impl Write {
             roots: Arc::clone(&store.roots),
             rotation: None,
             savepoints: 0,
+            open: Vec::new(),
         })
     }
 
@@ -235,8 +241,10 @@ impl Write {
         if let Some(rotation) = &self.rotation {
             self.roots.add(Arc::clone(&rotation.new));
         }
+        write_point();
         let done = sqlx::query("COMMIT").execute(self.read.conn()).await;
         self.read.noted(DOING, done)?;
+        write_point();
         self.closed();
         if let Some(rotation) = &self.rotation {
             self.roots.keep_only(&rotation.new);
@@ -264,14 +272,11 @@ impl Write {
     /// # Errors
     /// When the database fails.
     pub async fn savepoint(&mut self) -> Result<Savepoint, StoreError> {
+        let sql = format!("SAVEPOINT s{}", self.open.len());
+        self.mark("marking a savepoint", sql).await?;
         self.savepoints += 1;
-        let n = self.savepoints;
-        self.execute(
-            "marking a savepoint",
-            sqlx::query(AssertSqlSafe(format!("SAVEPOINT s{n}"))),
-        )
-        .await?;
-        Ok(Savepoint(n))
+        self.open.push(self.savepoints);
+        Ok(Savepoint(self.savepoints))
     }
 
     /// Goes on with what was done since the point.
@@ -279,9 +284,10 @@ impl Write {
     /// # Errors
     /// When the database fails.
     pub async fn keep(&mut self, savepoint: Savepoint) -> Result<(), StoreError> {
-        let sql = format!("RELEASE SAVEPOINT s{}", savepoint.0);
-        self.execute("releasing a savepoint", sqlx::query(AssertSqlSafe(sql)))
+        let at = self.place(&savepoint)?;
+        self.mark("releasing a savepoint", format!("RELEASE SAVEPOINT s{at}"))
             .await?;
+        self.open.truncate(at);
         Ok(())
     }
 
@@ -290,8 +296,8 @@ impl Write {
     /// # Errors
     /// When the database fails.
     pub async fn undo(&mut self, savepoint: Savepoint) -> Result<(), StoreError> {
-        let sql = format!("ROLLBACK TO SAVEPOINT s{}", savepoint.0);
-        self.execute("undoing to a savepoint", sqlx::query(AssertSqlSafe(sql)))
+        let at = self.place(&savepoint)?;
+        self.mark("undoing to a savepoint", format!("ROLLBACK TO SAVEPOINT s{at}"))
             .await?;
         if let Some(undone) = self.rotation.take_if(|rotation| rotation.after >= savepoint.0) {
             self.read.root = undone.old;
@@ -299,9 +305,24 @@ impl Write {
         self.keep(savepoint).await
     }
 
+    /// How many savepoints there are around this one: its name in the database. One after the other has the same, so that
+    /// its statements are prepared once.
+    fn place(&self, savepoint: &Savepoint) -> Result<usize, StoreError> {
+        let at = self.open.iter().position(|open| *open == savepoint.0);
+        at.ok_or(StoreError::NotFound { what: "savepoint" })
+    }
+
+    async fn mark(&mut self, doing: &'static str, sql: String) -> Result<(), StoreError> {
+        self.read.whole()?;
+        let done = sqlx::query(AssertSqlSafe(sql)).execute(self.read.conn()).await;
+        self.read.noted(doing, done)?;
+        Ok(())
+    }
+
     pub(crate) async fn execute(&mut self, doing: &'static str, query: Statement<'_>) -> Result<u64, StoreError> {
         self.read.whole()?;
         let done = query.execute(self.read.conn()).await;
+        write_point();
         Ok(self.read.noted(doing, done)?.rows_affected())
     }
 
@@ -314,6 +335,7 @@ impl Write {
     ) -> Result<u64, StoreError> {
         self.read.whole()?;
         let done = query.execute(self.read.conn()).await;
+        write_point();
         let database = |error: &sqlx::Error| error.as_database_error().map(|e| e.kind());
         match done {
             Ok(done) => Ok(done.rows_affected()),
@@ -332,7 +354,18 @@ impl Write {
         query: Statement<'_>,
     ) -> Result<Option<Row>, StoreError> {
         // All rows: a statement that is left before its end has not ended.
-        Ok(self.read.all(doing, query).await?.pop())
+        Ok(self.returning_all(doing, query).await?.pop())
+    }
+
+    /// The rows that a statement changed and returns.
+    pub(crate) async fn returning_all(
+        &mut self,
+        doing: &'static str,
+        query: Statement<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let rows = self.read.all(doing, query).await;
+        write_point();
+        rows
     }
 
     /// Seals under another root key from here on.

@@ -17,6 +17,8 @@ pub(crate) type Backend = Sqlite;
 const APPLICATION: i64 = 0x436f_7465;
 /// How long a statement waits for another process's lock.
 const BUSY: Duration = Duration::from_secs(5);
+/// Prepared statements that a connection keeps: more than there are.
+const STATEMENTS: usize = 256;
 /// Readers at once; more wait their turn.
 const READERS: u32 = 4;
 
@@ -64,6 +66,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .filename(path)
         .foreign_keys(true)
         .busy_timeout(BUSY)
+        .statement_cache_capacity(STATEMENTS)
         .pragma("trusted_schema", "OFF")
         .pragma("cell_size_check", "ON")
         .disable_statement_logging()

@@ -10,6 +10,7 @@ use coterie_model::UnixTime;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
 
+use crate::crash::write_point;
 use crate::id::{ServerId, Timeline};
 use crate::row::stored_time;
 use crate::seal::RootKey;
@@ -55,6 +56,7 @@ impl Store {
             .execute(&mut conn)
             .await
             .map_err(|error| StoreError::of("counting the start", path, error))?;
+        write_point();
         Ok(Self {
             path: path.into(),
             server,
@@ -205,6 +207,7 @@ async fn found(
     .execute(conn)
     .await
     .map_err(|error| StoreError::of("making the database", path, error))?;
+    write_point();
     Ok(server)
 }
 

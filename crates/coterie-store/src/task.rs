@@ -103,7 +103,7 @@ impl Write {
         .bind(stored_time(now.plus(lease))?)
         .bind(stored_time(now)?)
         .bind(i64::from(limit));
-        let rows = self.read().all("claiming tasks", query).await?;
+        let rows = self.returning_all("claiming tasks", query).await?;
         let mut tasks: Vec<Task> = rows.iter().map(task).collect::<Result<_, _>>()?;
         tasks.sort_by(|a, b| (a.due, &a.kind, &a.subject).cmp(&(b.due, &b.kind, &b.subject)));
         Ok(tasks)

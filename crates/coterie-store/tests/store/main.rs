@@ -4,6 +4,8 @@
 mod audit;
 mod backup;
 mod crash;
+#[cfg(feature = "crash-points")]
+mod crash_points;
 mod enrolment;
 mod feed;
 mod full;
