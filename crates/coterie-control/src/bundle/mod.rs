@@ -18,7 +18,7 @@ mod request;
 pub(crate) mod view;
 
 pub use armour::{ArmourError, MAX_BYTES};
-pub use certificate::{CertificateError, member_uri, to_pem};
+pub use certificate::{CertificateError, member_uri, pkcs8, server_name, subject_of, to_pem};
 pub use error::BundleError;
 pub use format::{Freshness, MAX_SERVERS, TemplateSettings};
 pub use keys::{Keys, KeysError};

@@ -43,6 +43,8 @@ use roster::Roster;
 
 /// How long root and authority of a new enclave are valid.
 pub const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long a certificate of the enclave's server is valid.
+pub const SERVER_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A clock that is this much behind the latest use is taken for that time; one that is more behind is refused.
 const CLOCK_SLACK: Duration = Duration::from_secs(600);
 

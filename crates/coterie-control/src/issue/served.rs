@@ -2,13 +2,14 @@
 
 use core::net::SocketAddr;
 
+use coterie_crypto::{hash, sign::SigningKey};
 use coterie_model::{
     CommunityTag, DirectoryEntry, Head, Manifest, Name, Prefix, Signed, Statement, UnixTime, signed::head_hash,
 };
 
-use super::{Enclave, IssueError, Part};
+use super::{Enclave, IssueError, Part, SERVER_LIFE};
 use crate::{
-    bundle::{Freshness, MAX_ENTRIES, MAX_SERVERS},
+    bundle::{Freshness, MAX_ENTRIES, MAX_SERVERS, certificate},
     enrol::DoorAddress,
     file::Member,
 };
@@ -61,6 +62,31 @@ impl Enclave {
         };
         let all = self.roster.iter();
         all.filter_map(|each| Some((each.0, door(each)?))).collect()
+    }
+
+    /// A certificate (DER) for the server of this enclave, for `key`: by it, its members know the server
+    /// ([`crate::bundle::server_name`]). Valid for [`SERVER_LIFE`], at most as long as the authority.
+    ///
+    /// # Errors
+    /// [`IssueError::AuthorityEnded`], or [`IssueError::Certificate`] when the X.509 library refuses.
+    pub fn server_certificate(&self, key: &SigningKey, now: UnixTime) -> Result<Vec<u8>, IssueError> {
+        if now >= self.authority.not_after {
+            return Err(IssueError::AuthorityEnded(self.authority.not_after));
+        }
+        let key = &key.verifying_key();
+        let subject = certificate::Server {
+            enclave: &self.authority.name,
+            id: self.authority.enclave,
+            key,
+            issued: now,
+            not_after: now.plus(SERVER_LIFE).min(self.authority.not_after),
+        };
+        // One key at one time: no other certificate has this number.
+        let digest = hash::sha256(&[b"coterie/1 server certificate", &key.0, &now.0.to_be_bytes()]);
+        let mut serial = [0; 16];
+        serial.copy_from_slice(&digest[..16]);
+        let made = certificate::server(&self.root_key, &self.root_certificate, &subject, serial);
+        made.map_err(IssueError::from)
     }
 
     /// The pulse at `now`; `None` in an enclave without a server.

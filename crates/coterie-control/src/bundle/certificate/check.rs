@@ -1,7 +1,7 @@
 //! Reading certificates: decoded first, believed when the root's signature and what they say were checked.
 
 use coterie_crypto::sign::VerifyingKey;
-use coterie_model::UnixTime;
+use coterie_model::{Name, UnixTime};
 use rcgen::{CertificateSigningRequestParams, PublicKeyData as _};
 use x509_parser::{
     asn1_rs::{FromDer as _, OctetString, Oid},
@@ -137,6 +137,23 @@ pub fn check(
     certificate.verify(root)?;
     certificate.says(uri, key, now)?;
     certificate.wrapped_keys()
+}
+
+/// Whose identity certificate this is: enclave, member, and the key that it certifies. `None` for a certificate that is no
+/// member's, and for the one with a member's wrapped keys, which is for nobody's eyes. Who signed it and whether it has ended is
+/// for the TLS library to check, before this is asked.
+#[must_use]
+pub fn subject_of(identity_certificate_der: &[u8]) -> Option<(Name, Name, VerifyingKey)> {
+    let certificate = Certificate::decode(identity_certificate_der).ok()?;
+    let key = certificate.key().try_into().map(VerifyingKey).ok()?;
+    let usage = certificate.0.extended_key_usage().ok()??.value;
+    if !usage.client_auth || certificate.wrapped_keys() != Ok(None) || certificate.0.is_ca() {
+        return None;
+    }
+    let uris = certificate.uris();
+    let [uri] = uris[..] else { return None };
+    let (enclave, member) = uri.strip_prefix("spiffe://")?.split_once('/')?;
+    Some((Name::new(enclave).ok()?, Name::new(member).ok()?, key))
 }
 
 /// Checks that `der` is the self-signed certificate of `root`.

@@ -11,7 +11,7 @@ use rcgen::{
 use x509_parser::asn1_rs::{OctetString, ToDer as _};
 use zeroize::Zeroizing;
 
-use super::{ARC, CertificateError, WRAPPED_KEYS, member_uri};
+use super::{ARC, CertificateError, WRAPPED_KEYS, member_uri, server_name, server_uri};
 use crate::bundle::date;
 
 /// The one purpose of a bundle certificate, so that no TLS library takes it for an identity.
@@ -24,6 +24,15 @@ pub(crate) struct Subject<'a> {
     pub(crate) enclave: &'a Name,
     pub(crate) member: &'a Name,
     pub(crate) addresses: &'a [IpAddr],
+    pub(crate) key: &'a VerifyingKey,
+    pub(crate) issued: UnixTime,
+    pub(crate) not_after: UnixTime,
+}
+
+/// What the certificate of a server says.
+pub(crate) struct Server<'a> {
+    pub(crate) enclave: &'a Name,
+    pub(crate) id: EnclaveId,
     pub(crate) key: &'a VerifyingKey,
     pub(crate) issued: UnixTime,
     pub(crate) not_after: UnixTime,
@@ -62,6 +71,32 @@ pub(crate) fn identity(
         .subject_alt_names
         .extend(subject.addresses.iter().copied().map(SanType::IpAddress));
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    issue(&params, root, root_certificate, subject.key)
+}
+
+/// The certificate (DER) by which the enclave's server is known to its members.
+pub(crate) fn server(
+    root: &SigningKey,
+    root_certificate: &[u8],
+    subject: &Server<'_>,
+    serial: [u8; 16],
+) -> Result<Vec<u8>, CertificateError> {
+    let mut params = params(subject.issued, subject.not_after, serial);
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, subject.enclave.as_str());
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("{} server", subject.enclave));
+    params
+        .subject_alt_names
+        .push(SanType::DnsName(server_name(subject.id).try_into()?));
+    let uri = server_uri(subject.enclave, subject.id).try_into()?;
+    params.subject_alt_names.push(SanType::URI(uri));
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
     issue(&params, root, root_certificate, subject.key)
 }
 
@@ -132,11 +167,16 @@ fn issue(
 
 /// A signing key in the shape that the X.509 library asks for.
 fn key_pair(key: &SigningKey) -> Result<KeyPair, CertificateError> {
-    let pkcs8 = Zeroizing::new(
+    Ok(KeyPair::try_from(&pkcs8(key)[..])?)
+}
+
+/// A signing key as PKCS#8 (RFC 8410, DER), for a TLS library. Secret.
+#[must_use]
+pub fn pkcs8(key: &SigningKey) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(
         key.to_pkcs8()
-            .map_err(|refused| CertificateError::Library(refused.to_string()))?,
-    );
-    Ok(KeyPair::try_from(&pkcs8[..])?)
+            .expect("a key that was made from its seed has an encoding"),
+    )
 }
 
 /// A verifying key in the shape that the X.509 library asks for.

@@ -3,13 +3,14 @@
 mod check;
 mod make;
 
-use coterie_model::{Name, UnixTime};
+use coterie_model::{EnclaveId, Name, UnixTime};
 
 use super::date;
 
-pub use check::{Certificate, check};
+pub use check::{Certificate, check, subject_of};
 pub(crate) use check::{check_root, check_signing_request};
-pub(crate) use make::{Subject, bundle, identity, root, signing_request};
+pub use make::pkcs8;
+pub(crate) use make::{Server, Subject, bundle, identity, root, server, signing_request};
 
 /// Arc of Coterie's object identifiers, under `joint-iso-itu-t(2) uuid(25)`, which needs no registration.
 const ARC: [u64; 3] = [2, 25, 10_924_977_473_235_225_402];
@@ -60,6 +61,18 @@ impl From<rcgen::Error> for CertificateError {
 #[must_use]
 pub fn member_uri(enclave: &Name, member: &Name) -> String {
     format!("spiffe://{enclave}/{member}")
+}
+
+/// The URI that the certificate of an enclave's server carries: of no member, as no name holds `/`.
+pub(crate) fn server_uri(enclave: &Name, id: EnclaveId) -> String {
+    format!("spiffe://{enclave}/server/{id}")
+}
+
+/// The DNS name under which the members of an enclave speak to its server: in no DNS, told by TLS (SNI) and compared with the
+/// certificate that the enclave's root issued.
+#[must_use]
+pub fn server_name(id: EnclaveId) -> String {
+    format!("{id}.coterie.internal")
 }
 
 /// A certificate as text for other programs.
