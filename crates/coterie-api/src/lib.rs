@@ -2,11 +2,13 @@
 //!
 //! [`node`] and [`client`]: requests and answers of a node's control socket, and a client for it. One JSON object a line, one
 //! answer a request, over a Unix socket that only root (or the socket's group) may open. [`v1`]: what people and nodes say to
-//! the configuration server and what it answers. Fields are added, never renamed; times are in seconds unless the name says
+//! the configuration server and what it answers; `remote` (a feature) is a client of it. Fields are added, never renamed; times are in seconds unless the name says
 //! otherwise.
 
 pub mod client;
 pub mod node;
+#[cfg(feature = "remote")]
+pub mod remote;
 pub mod v1;
 
 pub use client::{CallError, Client};
