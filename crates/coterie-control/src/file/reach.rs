@@ -10,6 +10,9 @@
 //! [`explain`] gives the same answer together with the verdict on every shared community; there the rule itself is
 //! [`coterie_model::choose`], the one that nodes follow, and a property test holds [`choose`] to it. The exclusions are
 //! the sender's alone, so the way back may be another community: a session keeps the choice of the side that opened it.
+//! [`changes()`] compares two topologies.
+
+mod changes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +24,8 @@ use coterie_model::{
     choose::{Candidate, Verdict},
 };
 use serde::Serialize;
+
+pub use changes::{ReachChange, ReachChanges, changes};
 
 /// Communities with their holders, and members with their exclusions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -76,7 +76,7 @@ impl CommunityRecord {
     }
 
     /// Whether somebody was given a key that still admits after `t`.
-    fn is_known_to_anybody(&self, t: UnixTime) -> bool {
+    pub(super) fn is_known_to_anybody(&self, t: UnixTime) -> bool {
         self.epochs.iter().any(|e| e.handed_out && e.manifest.retires > t)
     }
 

@@ -14,6 +14,7 @@ mod error;
 mod files;
 mod look;
 mod member;
+mod plan;
 mod records;
 mod roster;
 mod served;
@@ -30,6 +31,7 @@ pub use epoch::{REMOVAL_GRACE, Roll, Rolled};
 pub use error::IssueError;
 pub use files::{StoredFile, WRITTEN};
 pub use member::Admission;
+pub use plan::Plan;
 pub use records::{Part, Record};
 
 use crate::{
