@@ -114,7 +114,7 @@ impl Server {
         let request = Request::new(&keys).unwrap();
         let endpoint = "192.0.2.1:4747".parse().unwrap();
         self.enclave
-            .provision(&name(template), vec![endpoint], &request, false, NOW, &mut self.entropy)
+            .provision(&name(template), vec![endpoint], &request, false, draw(&mut self.entropy), NOW)
             .unwrap();
         let bundle = self.enclave.issue(&name(member), NOW, &mut self.entropy).unwrap();
         let opened = Bundle::parse(bundle.as_bytes())
@@ -259,7 +259,7 @@ fn of_a_community_that_is_too_large_only_mirrors_are_told() {
         let keys = Keys::generate(name(&format!("w-{n}")), &mut SeededEntropy::from_number(9000 + s.next));
         let request = Request::new(&keys).unwrap();
         s.enclave
-            .provision(&name("web"), vec![], &request, false, NOW, &mut s.entropy)
+            .provision(&name("web"), vec![], &request, false, draw(&mut s.entropy), NOW)
             .unwrap();
     }
     s.changed();
@@ -338,4 +338,11 @@ fn a_message_is_what_its_bytes_say_and_no_more() {
     };
     assert_eq!(parsed[1].key.key.expose(), &[2; 32]);
     assert_eq!((parsed[0].not_after, parsed.len()), (UnixTime(1), 2));
+}
+
+/// The identifier of an enrolment to come.
+fn draw(entropy: &mut dyn coterie_crypto::Entropy) -> coterie_model::MemberId {
+    let mut member = coterie_model::MemberId::default();
+    entropy.fill(&mut member.0);
+    member
 }

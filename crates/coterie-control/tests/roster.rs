@@ -92,7 +92,7 @@ impl Site {
         let (request, endpoint) = self.machine(member, number);
         let template = name(template);
         self.enclave
-            .provision(&template, vec![endpoint], &request, takeover, NOW, &mut self.entropy)
+            .provision(&template, vec![endpoint], &request, takeover, draw(&mut self.entropy), NOW)
     }
 
     fn machine(&mut self, member: &str, number: u64) -> (Request, SocketAddr) {
@@ -360,8 +360,7 @@ fn a_member_renews_with_its_keys_and_a_sealing_key_for_once() {
         .collect();
     assert_eq!(told, [name("web")].into());
 
-    let mut renew =
-        |site: &mut Site, request: &Request| site.enclave.renew(request, late, &mut site.entropy).unwrap_err();
+    let renew = |site: &mut Site, request: &Request| site.enclave.renew(request, late, &mut site.entropy).unwrap_err();
     let (stranger, _) = site.machine("web-7", 9);
     assert_eq!(renew(&mut site, &stranger), IssueError::NotEnrolled(name("web-7")));
     let (nobody, _) = site.machine("web-9", 9);
@@ -519,4 +518,11 @@ fn who_is_isolated_gets_neither_bundle_nor_new_keys_in() {
     let (request, _) = site.machine("web-7", 8);
     let admitted = site.enclave.admit(&request, NOW, &mut site.entropy);
     assert_eq!(admitted, Err(IssueError::Isolated(web)));
+}
+
+/// The identifier of an enrolment to come.
+fn draw(entropy: &mut dyn coterie_crypto::Entropy) -> coterie_model::MemberId {
+    let mut member = coterie_model::MemberId::default();
+    entropy.fill(&mut member.0);
+    member
 }

@@ -1,8 +1,10 @@
 //! Is an enclave directory whole, and is what should be secret so?
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::SystemTime;
 
 use coterie_control::issue::{Enclave, WRITTEN};
@@ -33,8 +35,27 @@ impl Finding {
     }
 }
 
+/// Looks at everything, and says what it found.
+pub(crate) fn report(directory: &Path) -> ExitCode {
+    let findings = check(directory);
+    let problems = findings.iter().filter(|finding| finding.is_problem).count();
+    let mut text = String::new();
+    for finding in &findings {
+        let word = if finding.is_problem { "problem" } else { "good" };
+        text.push_str(&format!("{word:<9}{}\n", finding.text));
+    }
+    text.push_str(&match problems {
+        0 => format!("{}: good\n", directory.display()),
+        1 => format!("{}: 1 problem\n", directory.display()),
+        n => format!("{}: {n} problems\n", directory.display()),
+    });
+    // A reader that went away has lost nothing but the text: the exit code says the same.
+    let _: std::io::Result<()> = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::from(u8::from(problems > 0))
+}
+
 /// Looks at everything; changes nothing.
-pub(crate) fn check(directory: &Path) -> Vec<Finding> {
+fn check(directory: &Path) -> Vec<Finding> {
     let mut findings = permissions(directory);
     match Enclave::from_files(|name| fs::read(directory.join(name)).ok()) {
         Ok(enclave) => findings.extend(content(&enclave, now())),

@@ -19,6 +19,12 @@ impl Enclave {
         self.roster.get(name)
     }
 
+    /// Who has an inside address.
+    #[must_use]
+    pub fn owner(&self, address: core::net::IpAddr) -> Option<&Name> {
+        self.roster.owner(address)
+    }
+
     /// The enrolment of a member; `None` while it has none.
     #[must_use]
     pub fn member_id(&self, name: &Name) -> Option<MemberId> {

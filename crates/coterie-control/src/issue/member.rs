@@ -61,6 +61,18 @@ impl Enclave {
         now: UnixTime,
         entropy: &mut dyn Entropy,
     ) -> Result<Admission, IssueError> {
+        let mut member = MemberId::default();
+        entropy.fill(&mut member.0);
+        self.admit_as(member, request, now)
+    }
+
+    /// The same, where the enrolment, if it is a new one, has an identifier already.
+    pub(super) fn admit_as(
+        &mut self,
+        member: MemberId,
+        request: &Request,
+        now: UnixTime,
+    ) -> Result<Admission, IssueError> {
         let now = self.advance(now)?;
         let name = request.name();
         self.member(name)?;
@@ -86,8 +98,6 @@ impl Enclave {
                 self.refuse(name, now)?;
                 self.rest_addresses(name);
             }
-            let mut member = MemberId::default();
-            entropy.fill(&mut member.0);
             let enrolment = Enrolment {
                 member,
                 request: request.clone(),

@@ -4,8 +4,7 @@
 use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
 
-use coterie_crypto::Entropy;
-use coterie_model::{Name, Revocation, UnixTime};
+use coterie_model::{MemberId, Name, Revocation, UnixTime};
 
 use super::{
     Admission, Enclave, IssueError, Part,
@@ -65,7 +64,7 @@ impl Roster {
         self.holders.get(community).copied().unwrap_or(0)
     }
 
-    fn owner(&self, address: IpAddr) -> Option<&Name> {
+    pub(super) fn owner(&self, address: IpAddr) -> Option<&Name> {
         self.owners.get(&address)
     }
 
@@ -120,7 +119,8 @@ impl Enclave {
     /// keys changes nothing, so that an answer that was lost can be given again.
     ///
     /// With `takeover`, a name that another machine has goes to this one, with its addresses: the keys of the other are revoked.
-    /// Whoever is isolated keeps its name.
+    /// Whoever is isolated keeps its name. `member` names the enrolment, if it is a new one: drawn by who also writes down whose
+    /// it is.
     ///
     /// # Errors
     /// [`IssueError`] when the template does not exist, the name is another machine's or another template's, no address is
@@ -131,8 +131,8 @@ impl Enclave {
         endpoints: Vec<SocketAddr>,
         request: &Request,
         takeover: bool,
+        member: MemberId,
         now: UnixTime,
-        entropy: &mut dyn Entropy,
     ) -> Result<Admission, IssueError> {
         let now = self.advance(now)?;
         let name = request.name();
@@ -156,7 +156,7 @@ impl Enclave {
                 }
                 self.move_to(name, endpoints);
             }
-            return self.admit(request, now, entropy);
+            return self.admit_as(member, request, now);
         }
         // What another machine's statement still names is not given to somebody else.
         let rests = |address| {
@@ -170,12 +170,12 @@ impl Enclave {
             addresses: addresses.clone(),
             endpoints: endpoints.clone(),
         };
-        let member = Member::of_template(name, (template, kind), addresses, endpoints);
-        let communities = member.communities.clone();
-        self.roster.add(name, member);
+        let seat = Member::of_template(name, (template, kind), addresses, endpoints);
+        let communities = seat.communities.clone();
+        self.roster.add(name, seat);
         self.record(name).provisioned = Some(provisioned);
         self.touch_member(name);
-        let admission = self.admit(request, now, entropy)?;
+        let admission = self.admit_as(member, request, now)?;
         for community in communities {
             self.refresh_manifests(&community)?;
         }

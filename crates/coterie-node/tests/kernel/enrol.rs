@@ -102,7 +102,7 @@ impl Gate {
         let opened = open(application, self.token.secret(), &self.server).expect("an application");
         let request = &opened.application.request;
         issuer
-            .provision(template, vec![from], request, false, now(), &mut SystemEntropy)
+            .provision(template, vec![from], request, false, draw(&mut SystemEntropy), now())
             .expect("provisioned");
         let bundle = issuer
             .issue(request.name(), now(), &mut SystemEntropy)
@@ -207,4 +207,11 @@ fn a_machine_with_a_token_delivers_its_first_packet_in_120_ms() {
                 .all(|(_, m)| m.addresses.iter().all(IpAddr::is_ipv4) || m.addresses.len() == 2)
         );
     });
+}
+
+/// The identifier of an enrolment to come.
+fn draw(entropy: &mut dyn coterie_crypto::Entropy) -> coterie_model::MemberId {
+    let mut member = coterie_model::MemberId::default();
+    entropy.fill(&mut member.0);
+    member
 }

@@ -1,0 +1,187 @@
+//! Who follows at the moment, and what each has acknowledged. Forgotten when the server stops.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use coterie_api::node::Explanation;
+use coterie_model::{Name, Revision};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// How long a node has to say what it has installed.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Who follows.
+#[derive(Debug, Default)]
+pub(crate) struct Presence {
+    inner: Mutex<Inner>,
+    acknowledged: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    here: BTreeMap<Name, Connected>,
+    seen: BTreeMap<Name, Instant>,
+    next: u64,
+    questions: BTreeMap<u64, oneshot::Sender<Installed>>,
+}
+
+/// What a node says of what it has installed.
+pub(crate) type Installed = Result<Explanation, String>;
+
+/// One that follows.
+#[derive(Debug, Clone)]
+pub(crate) struct Connected {
+    /// This stream of it.
+    pub(crate) stream: u64,
+    /// Since when.
+    pub(crate) since: Instant,
+    /// The newest change that it has acknowledged.
+    pub(crate) acknowledged: Revision,
+    /// The program that it said it runs.
+    pub(crate) version: Option<String>,
+    say: mpsc::Sender<Bytes>,
+}
+
+impl Presence {
+    /// A member follows by a new stream, which replaces one that it had; gives the stream's number.
+    pub(crate) fn enter(&self, name: &Name, say: mpsc::Sender<Bytes>) -> u64 {
+        let mut inner = self.inner();
+        inner.next += 1;
+        let stream = inner.next;
+        let connected = Connected {
+            stream,
+            since: Instant::now(),
+            acknowledged: 0,
+            version: None,
+            say,
+        };
+        inner.here.insert(name.clone(), connected);
+        stream
+    }
+
+    /// A stream ended.
+    pub(crate) fn leave(&self, name: &Name, stream: u64) {
+        let mut inner = self.inner();
+        if inner.here.get(name).is_some_and(|here| here.stream == stream) {
+            inner.here.remove(name);
+            inner.seen.insert(name.clone(), Instant::now());
+        }
+        drop(inner);
+        self.acknowledged.notify_waiters();
+    }
+
+    /// Whether a member follows.
+    pub(crate) fn is_here(&self, name: &Name) -> bool {
+        self.inner().here.contains_key(name)
+    }
+
+    /// One that follows.
+    pub(crate) fn connected(&self, name: &Name) -> Option<Connected> {
+        self.inner().here.get(name).cloned()
+    }
+
+    /// How long ago a member that does not follow did so last, as far as this process knows.
+    pub(crate) fn away_for(&self, name: &Name) -> Option<Duration> {
+        self.inner().seen.get(name).map(Instant::elapsed)
+    }
+
+    /// A member is gone: nothing is remembered of it.
+    pub(crate) fn forget(&self, name: &Name) {
+        self.inner().seen.remove(name);
+    }
+
+    /// How many follow.
+    pub(crate) fn count(&self) -> usize {
+        self.inner().here.len()
+    }
+
+    /// A member has acknowledged everything up to `mark`.
+    pub(crate) fn acknowledge(&self, name: &Name, mark: Revision) {
+        if let Some(here) = self.inner().here.get_mut(name) {
+            here.acknowledged = here.acknowledged.max(mark);
+        }
+        self.acknowledged.notify_waiters();
+    }
+
+    /// A member told which program it runs.
+    pub(crate) fn note_version(&self, name: &Name, version: String) {
+        if let Some(here) = self.inner().here.get_mut(name) {
+            here.version = Some(version);
+        }
+    }
+
+    /// Waits until everybody who follows has acknowledged `revision`, but not longer than `patience`; gives how many of how many
+    /// have, and how long it took.
+    pub(crate) async fn all_acknowledged(
+        &self,
+        revision: Revision,
+        without: &[Name],
+        patience: Duration,
+    ) -> (usize, usize, Duration) {
+        let began = Instant::now();
+        loop {
+            let waiting = self.acknowledged.notified();
+            tokio::pin!(waiting);
+            waiting.as_mut().enable();
+            let (acknowledged, all) = {
+                let inner = self.inner();
+                let others = || inner.here.iter().filter(|(name, _)| !without.contains(name));
+                (
+                    others().filter(|(_, here)| here.acknowledged >= revision).count(),
+                    others().count(),
+                )
+            };
+            let left = patience.saturating_sub(began.elapsed());
+            if acknowledged == all || left.is_zero() {
+                return (acknowledged, all, began.elapsed());
+            }
+            let _late = tokio::time::timeout(left, waiting).await;
+        }
+    }
+
+    /// Asks a member what it has installed towards a destination.
+    ///
+    /// # Errors
+    /// Why it cannot be known, in words.
+    pub(crate) async fn ask(&self, name: &Name, destination: &str) -> Installed {
+        let (reply, answer) = oneshot::channel();
+        let (id, say) = {
+            let mut inner = self.inner();
+            let here = inner
+                .here
+                .get(name)
+                .ok_or_else(|| format!("`{name}` is not connected"))?;
+            let say = here.say.clone();
+            inner.next += 1;
+            let id = inner.next;
+            inner.questions.insert(id, reply);
+            (id, say)
+        };
+        let question = coterie_control::follow::message::explain(id, destination);
+        let asked = say
+            .try_send(question.into())
+            .map_err(|_full| format!("`{name}` does not keep up"));
+        let answered = match asked {
+            Ok(()) => match tokio::time::timeout(PATIENCE, answer).await {
+                Ok(Ok(installed)) => installed,
+                Ok(Err(_)) | Err(_) => Err(format!("`{name}` did not answer")),
+            },
+            Err(error) => Err(error),
+        };
+        self.inner().questions.remove(&id);
+        answered
+    }
+
+    /// A member's answer to [`Self::ask`].
+    pub(crate) fn answer(&self, id: u64, installed: Installed) {
+        if let Some(reply) = self.inner().questions.remove(&id) {
+            let _late = reply.send(installed);
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,152 @@
+//! Counts, for Prometheus; and whether the server is ready.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::keeper::State;
+
+/// Refusals that the audit log takes a second; more are counted only.
+const NOTED: u32 = 20;
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfEnclave {
+    tenant: String,
+    enclave: String,
+}
+
+/// Counts.
+pub(crate) struct Metrics {
+    registry: Registry,
+    deeds: Counter,
+    batches: Histogram,
+    refused: Counter,
+    failures: Counter,
+    rollbacks: Counter,
+    members: Family<OfEnclave, Gauge>,
+    connected: Family<OfEnclave, Gauge>,
+    revision: Family<OfEnclave, Gauge<u64, AtomicU64>>,
+    failing: AtomicBool,
+    noted: Mutex<(Instant, u32)>,
+}
+
+impl Metrics {
+    /// Counts from nothing.
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("coterie_server");
+        let this = |registry: &mut Registry| Self {
+            registry: Registry::default(),
+            deeds: counted(registry, "deeds", "Deeds done or refused by the keepers of enclaves"),
+            batches: {
+                let buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+                let histogram = Histogram::new(buckets);
+                registry.register(
+                    "batch_seconds",
+                    "How long a batch of deeds took, its commit included",
+                    histogram.clone(),
+                );
+                histogram
+            },
+            refused: counted(registry, "enrolments_refused", "Applications that were refused"),
+            failures: counted(registry, "store_failures", "Batches that the database did not take"),
+            rollbacks: counted(
+                registry,
+                "rollbacks_noticed",
+                "Nodes that knew newer revocations than this server: an older state was restored",
+            ),
+            members: of_enclave(registry, "members", "Members that are enrolled"),
+            connected: of_enclave(registry, "connected", "Members that follow this server"),
+            revision: {
+                let family = Family::default();
+                registry.register("revision", "The newest change of an enclave", family.clone());
+                family
+            },
+            failing: AtomicBool::new(false),
+            noted: Mutex::new((Instant::now(), 0)),
+        };
+        let mut all = this(&mut registry);
+        all.registry = registry;
+        all
+    }
+
+    /// A batch of deeds was done.
+    pub(crate) fn batch(&self, deeds: usize, took: Duration) {
+        self.deeds.inc_by(u64::try_from(deeds).unwrap_or(u64::MAX));
+        self.batches.observe(took.as_secs_f64());
+    }
+
+    /// A batch was committed: the database works.
+    pub(crate) fn store_works(&self) {
+        self.failing.store(false, Ordering::Relaxed);
+    }
+
+    /// The database did not take a batch.
+    pub(crate) fn store_failed(&self) {
+        self.failures.inc();
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the last batch was taken.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// An application was refused.
+    pub(crate) fn enrolment_refused(&self) {
+        self.refused.inc();
+    }
+
+    /// Whether the audit log takes another refusal in this second.
+    pub(crate) fn may_note_refusal(&self) -> bool {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.0.elapsed() >= Duration::from_secs(1) {
+            *noted = (Instant::now(), 0);
+        }
+        noted.1 += 1;
+        noted.1 <= NOTED
+    }
+
+    /// A node knew more than this server.
+    pub(crate) fn rollback_noticed(&self) {
+        self.rollbacks.inc();
+    }
+
+    /// An enclave as it is now.
+    pub(crate) fn enclave(&self, state: &State, connected: usize) {
+        let labels = OfEnclave {
+            tenant: state.tenant.to_string(),
+            enclave: state.enclave.name().to_string(),
+        };
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.members
+            .get_or_create(&labels)
+            .set(number(state.enclave.enrolled().count()));
+        self.connected.get_or_create(&labels).set(number(connected));
+        self.revision.get_or_create(&labels).set(state.revision);
+    }
+
+    /// All of it, as Prometheus reads it.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes what it is given");
+        text
+    }
+}
+
+fn counted(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+fn of_enclave(registry: &mut Registry, name: &str, help: &str) -> Family<OfEnclave, Gauge> {
+    let family = Family::default();
+    registry.register(name, help, family.clone());
+    family
+}

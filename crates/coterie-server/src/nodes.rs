@@ -1,0 +1,276 @@
+//! What nodes call (docs/API.md): enrolment, the stream, bundles.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, State},
+    response::{IntoResponse as _, Response},
+    routing::post,
+};
+use bytes::Bytes;
+use coterie_api::v1;
+use coterie_control::{
+    bundle::Request,
+    enrol::{REFUSED, open, token_of},
+    follow::message,
+};
+use coterie_model::Name;
+use coterie_store::{TokenId, TokenRefusal};
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use tokio::sync::mpsc;
+
+use crate::{
+    clock,
+    keeper::{self, Act, Applicant, Deed, Entrance, Follow, Outcome},
+    listener::Node,
+    refusal::Refusal,
+    registry::Server,
+};
+
+/// The routes of nodes.
+pub(crate) fn router(server: Arc<Server>) -> Router {
+    Router::new()
+        .route("/v1/enrol", post(enrol))
+        .route("/v1/node/follow", post(follow))
+        .route("/v1/node/bundle", post(bundle))
+        .route("/v1/node/ack", post(ack))
+        .route("/v1/node/resolve", post(resolve))
+        .route("/v1/node/explained", post(explained))
+        .route("/v1/node/ready", post(ready))
+        .route("/v1/node/bye", post(bye))
+        .fallback(|| async { Refusal::NoEndpoint })
+        .layer(DefaultBodyLimit::max(v1::MAX_APPLICATION))
+        .with_state(server)
+}
+
+type Answer = Result<Response, Refusal>;
+
+/// An application, directly or by a door. Whatever happens, it is answered with 200: why somebody was refused is for the
+/// administrator.
+async fn enrol(
+    State(server): State<Arc<Server>>,
+    Extension(node): Extension<Node>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let bytes = match enrolled(&server, &node, &headers, &body).await {
+        Ok(reply) => reply,
+        Err(refusal) => {
+            tracing::info!(enclave = %node.keeper.name, from = %node.address, "no enrolment: {refusal}");
+            REFUSED.to_vec()
+        }
+    };
+    ([(CONTENT_TYPE, v1::BYTES_TYPE)], bytes).into_response()
+}
+
+async fn enrolled(server: &Server, node: &Node, headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let token = token_of(body).map_err(|error| Refusal::BadRequest(error.to_string()))?;
+    let door = match &node.certified {
+        Some(_) => Some(member(node).await?),
+        None => None,
+    };
+    let entrance = entrance(node, door, headers, TokenId(token)).await?;
+    match judged(server, node, &entrance, body).await {
+        Ok(Outcome::Reply(reply)) => Ok(reply),
+        Ok(_) => Err(Refusal::Gone),
+        Err(refusal) => {
+            server.metrics.enrolment_refused();
+            let deed = Deed {
+                actor: "visitor".to_owned(),
+                act: Act::RefuseEntrance(entrance, refusal.to_string()),
+            };
+            // Of a flood of refusals the log tells as many as the server can write down.
+            if server.metrics.may_note_refusal() {
+                node.keeper.act(deed).await?;
+            }
+            Err(refusal)
+        }
+    }
+}
+
+async fn judged(server: &Server, node: &Node, entrance: &Entrance, body: &[u8]) -> Result<Outcome, Refusal> {
+    let presented = server.store.read().await?.presented_token(entrance.token).await?;
+    let presented = presented.ok_or(Refusal::Token(TokenRefusal::Unknown))?;
+    if presented.token.enclave != node.keeper.enclave {
+        return Err(Refusal::ForeignToken);
+    }
+    let opened = open(body, &presented.secret, &node.keeper.server_key);
+    let opened = opened.map_err(|error| Refusal::BadRequest(error.to_string()))?;
+    let name = opened.application.request.name();
+    let presence = &node.keeper.presence;
+    let holder_away = match presence.is_here(name) {
+        true => None,
+        false => Some(presence.away_for(name).unwrap_or(std::time::Duration::MAX)),
+    };
+    let deed = Deed {
+        actor: format!("token {}", entrance.token),
+        act: Act::Enrol(Box::new(Applicant {
+            opened,
+            entrance: entrance.clone(),
+            holder_away,
+        })),
+    };
+    node.keeper.act(deed).await
+}
+
+/// Where an application came from: a door says it of its visitor, and nobody else is believed.
+async fn entrance(node: &Node, door: Option<Name>, headers: &HeaderMap, token: TokenId) -> Result<Entrance, Refusal> {
+    let told = headers.get(v1::SOURCE_HEADER).and_then(|value| value.to_str().ok());
+    let told: Option<SocketAddr> = told.and_then(|text| text.parse().ok());
+    let mut entrance = Entrance {
+        source: node.address,
+        door: None,
+        token,
+    };
+    if let (Some(name), Some(source)) = (door, told) {
+        let asked = name.clone();
+        if node.keeper.look(move |state| state.is_door(&asked)).await? {
+            entrance.source = source;
+            entrance.door = Some(name);
+        }
+    }
+    Ok(entrance)
+}
+
+/// The member that calls: enrolled with the key of the certificate that it shows.
+async fn member(node: &Node) -> Result<Name, Refusal> {
+    let (name, key) = node.certified.clone().ok_or(Refusal::NotAMember)?;
+    let asked = name.clone();
+    let is_member = node
+        .keeper
+        .look(move |state| state.enclave.identity_key(&asked) == Some(&key))
+        .await?;
+    is_member.then_some(name).ok_or(Refusal::NotAMember)
+}
+
+async fn follow(
+    State(server): State<Arc<Server>>,
+    Extension(node): Extension<Node>,
+    Json(asked): Json<v1::Follow>,
+) -> Answer {
+    let name = member(&node).await?;
+    let follow = Follow {
+        name: name.clone(),
+        mark: asked.mark,
+    };
+    let known = node
+        .keeper
+        .look(|state| state.enclave.revocations().map_or(0, |list| list.revision))
+        .await?;
+    if asked.revocations > known {
+        // An old backup was restored: what was refused since is not known here any more.
+        tracing::error!(
+            enclave = %node.keeper.name, member = %name, theirs = asked.revocations, ours = known,
+            "a node knows newer revocations than this server: an older state was restored; revoke again what was revoked since"
+        );
+        server.metrics.rollback_noticed();
+    }
+    let seat = node.keeper.seat(follow).await?;
+    let (say, asks) = mpsc::channel(keeper::UNREAD);
+    let (out, words) = mpsc::channel(keeper::UNREAD);
+    let channels = (say, asks, out);
+    tokio::spawn(keeper::stream(
+        node.keeper,
+        name,
+        seat,
+        channels,
+        server.stopping.clone(),
+    ));
+    let body = Body::new(Words(words));
+    Ok(([(CONTENT_TYPE, v1::BYTES_TYPE)], body).into_response())
+}
+
+/// The body of a stream.
+struct Words(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Words {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: core::pin::Pin<&mut Self>,
+        cx: &mut core::task::Context<'_>,
+    ) -> core::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|words| words.map(|bytes| Ok(hyper::body::Frame::data(bytes))))
+    }
+}
+
+async fn bundle(Extension(node): Extension<Node>, body: Bytes) -> Answer {
+    let name = member(&node).await?;
+    let request = Request::parse(&body).map_err(|error| Refusal::BadRequest(error.to_string()))?;
+    if *request.name() != name {
+        return Err(Refusal::NotAMember);
+    }
+    let deed = Deed {
+        actor: format!("node {name}"),
+        act: Act::Renew(Box::new(request)),
+    };
+    match node.keeper.act(deed).await? {
+        Outcome::Bundle(text) => Ok(text.into_response()),
+        _ => Err(Refusal::Gone),
+    }
+}
+
+async fn ack(Extension(node): Extension<Node>, Json(ack): Json<v1::Ack>) -> Answer {
+    let name = member(&node).await?;
+    node.keeper.presence.acknowledge(&name, ack.mark);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn resolve(Extension(node): Extension<Node>, Json(asked): Json<v1::Resolve>) -> Answer {
+    let name = member(&node).await?;
+    let now = clock::now();
+    let words = node
+        .keeper
+        .look(move |state| {
+            let enclave = &state.enclave;
+            let own = enclave.seat(&name).filter(|_| !enclave.is_isolated(&name))?;
+            let other = match asked {
+                v1::Resolve::Name(other) => other,
+                v1::Resolve::Address(address) => enclave.owner(address)?.clone(),
+            };
+            let mut words = Vec::new();
+            for community in &own.communities {
+                if let (Some(tag), Some(entry)) = (enclave.tag(community), enclave.entry(&other, community, now)) {
+                    words.extend(message::change(tag, &[entry], &[]));
+                }
+            }
+            (!words.is_empty()).then(|| words.concat())
+        })
+        .await?;
+    let words = words.ok_or(Refusal::NotFound("member"))?;
+    Ok(([(CONTENT_TYPE, v1::BYTES_TYPE)], words).into_response())
+}
+
+async fn explained(Extension(node): Extension<Node>, Json(told): Json<v1::NodeExplained>) -> Answer {
+    let _name = member(&node).await?;
+    let installed = match (told.explanation, told.failure) {
+        (Some(explanation), _) => Ok(explanation),
+        (None, Some(failure)) => Err(failure.message),
+        (None, None) => Err("the node says nothing".to_owned()),
+    };
+    node.keeper.presence.answer(told.id, installed);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn ready(Extension(node): Extension<Node>, Json(ready): Json<v1::Ready>) -> Answer {
+    let name = member(&node).await?;
+    node.keeper.presence.note_version(&name, ready.version);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The machine stops for good.
+async fn bye(Extension(node): Extension<Node>) -> Answer {
+    let name = member(&node).await?;
+    let deed = Deed {
+        actor: format!("node {name}"),
+        act: Act::End(vec![name]),
+    };
+    node.keeper.act(deed).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
