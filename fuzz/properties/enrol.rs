@@ -16,7 +16,7 @@ use coterie_crypto::{
     hash,
     sign::SigningKey,
 };
-use coterie_model::{Name, UnixTime};
+use coterie_model::{EnclaveId, Name, UnixTime};
 
 use super::{control::Property, remake::edited};
 
@@ -59,7 +59,14 @@ impl Enrolment {
         });
         let servers = ["10.77.0.5:4750", "[fd77::5]:4750"].map(|server| server.parse().expect("an endpoint"));
         let (doors, servers) = (doors.to_vec(), servers.to_vec());
-        let token = Token::draw([7; 32], *server.public(), UnixTime(9), doors, servers, &mut entropy);
+        let token = Token::draw(
+            (EnclaveId([6; 16]), [7; 32]),
+            *server.public(),
+            UnixTime(9),
+            doors,
+            servers,
+            &mut entropy,
+        );
         let keys = Keys::generate(Name::new("web-7").expect("a name"), &mut entropy);
         let asked = Application {
             request: Request::new(&keys).expect("true keys"),

@@ -360,7 +360,7 @@ fn optional<'a, T>(
 #[cfg(test)]
 mod tests {
     use coterie_crypto::SeededEntropy;
-    use coterie_model::{Name, UnixTime};
+    use coterie_model::{EnclaveId, Name, UnixTime};
 
     use super::*;
     use crate::{bundle, enrol::DoorAddress};
@@ -380,7 +380,14 @@ mod tests {
             static_key: [1; 32],
         };
         Case {
-            token: Token::draw([7; 32], *server.public(), UnixTime(9), vec![door], vec![], &mut entropy),
+            token: Token::draw(
+                (EnclaveId([6; 16]), [7; 32]),
+                *server.public(),
+                UnixTime(9),
+                vec![door],
+                vec![],
+                &mut entropy,
+            ),
             keys: bundle::Keys::generate(Name::new("web-7").unwrap(), &mut entropy),
             server,
             entropy,
@@ -453,7 +460,7 @@ mod tests {
         let stolen = Token::from_parts(
             c.token.id,
             c.token.knock_key(&door.static_key).key,
-            c.token.root_hash,
+            (c.token.enclave, c.token.root_hash),
             c.token.server,
             c.token.not_after,
             c.token.doors.clone(),

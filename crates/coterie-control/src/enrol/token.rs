@@ -9,7 +9,7 @@ use coterie_crypto::{
     hash::{self, sha256},
     same_bytes,
 };
-use coterie_model::{CommunityTag, EpochKey, Malformed, Reader, UnixTime, Writer};
+use coterie_model::{CommunityTag, EnclaveId, EpochKey, Malformed, Reader, UnixTime, Writer};
 use zeroize::Zeroizing;
 
 use crate::bundle::MAX_SERVERS;
@@ -29,6 +29,8 @@ pub struct Token {
     /// Names it; not secret.
     pub id: [u8; 16],
     secret: Secret<32>,
+    /// The enclave, by which its server is called ([`crate::bundle::server_name`]).
+    pub enclave: EnclaveId,
     /// What the machine pins of the enclave ([`crate::bundle::root_hash`]).
     pub root_hash: [u8; 32],
     /// The server's key that applications are sealed to.
@@ -51,9 +53,9 @@ pub struct DoorAddress {
 }
 
 impl Token {
-    /// Draws a token.
+    /// Draws a token of an enclave, named by identifier and root hash.
     pub fn draw(
-        root_hash: [u8; 32],
+        enclave: (EnclaveId, [u8; 32]),
         server: PublicKey,
         not_after: UnixTime,
         doors: Vec<DoorAddress>,
@@ -62,7 +64,7 @@ impl Token {
     ) -> Self {
         let mut id = [0; 16];
         entropy.fill(&mut id);
-        Self::from_parts(id, Secret::draw(entropy), root_hash, server, not_after, doors, servers)
+        Self::from_parts(id, Secret::draw(entropy), enclave, server, not_after, doors, servers)
     }
 
     /// A token that is known already: the server keeps identifier and secret, the rest it knows.
@@ -70,7 +72,7 @@ impl Token {
     pub fn from_parts(
         id: [u8; 16],
         secret: Secret<32>,
-        root_hash: [u8; 32],
+        (enclave, root_hash): (EnclaveId, [u8; 32]),
         server: PublicKey,
         not_after: UnixTime,
         doors: Vec<DoorAddress>,
@@ -79,6 +81,7 @@ impl Token {
         Self {
             id,
             secret,
+            enclave,
             root_hash,
             server,
             not_after,
@@ -113,7 +116,10 @@ impl Token {
         let mut front = Writer::new();
         front.u8(VERSION).bytes(&self.id);
         let mut back = Writer::new();
-        back.bytes(&self.root_hash).bytes(&self.server).u64(self.not_after.0);
+        back.bytes(&self.enclave.0)
+            .bytes(&self.root_hash)
+            .bytes(&self.server)
+            .u64(self.not_after.0);
         let count = |n: usize, max: usize| {
             let few = u8::try_from(n).ok().filter(|_| n <= max);
             few.expect("the caller bounds doors and servers")
@@ -169,7 +175,8 @@ impl Token {
         let secret = r
             .take(32, "secret")
             .map(|b| Secret::from_slice(b).expect("32 bytes were taken"))?;
-        let (root_hash, server) = (r.array("root hash")?, r.array("server key")?);
+        let enclave = (EnclaveId(r.array("enclave")?), r.array("root hash")?);
+        let server = r.array("server key")?;
         let not_after = UnixTime(r.u64("not-after")?);
         let bad = r.malformed("count of doors");
         let count = usize::from(r.u8("count of doors")?);
@@ -193,9 +200,7 @@ impl Token {
             .map(|_| r.endpoint("server"))
             .collect::<Result<_, Malformed>>()?;
         r.finish()?;
-        Ok(Self::from_parts(
-            id, secret, root_hash, server, not_after, doors, servers,
-        ))
+        Ok(Self::from_parts(id, secret, enclave, server, not_after, doors, servers))
     }
 }
 
@@ -246,7 +251,8 @@ mod tests {
         let doors = (1..=doors).map(door).collect();
         let servers = (0..servers).map(|n| format!("[fd77::{n}]:4750").parse().unwrap());
         let mut entropy = SeededEntropy::from_number(1);
-        Token::draw([7; 32], [8; 32], UnixTime(9), doors, servers.collect(), &mut entropy)
+        let enclave = (EnclaveId([6; 16]), [7; 32]);
+        Token::draw(enclave, [8; 32], UnixTime(9), doors, servers.collect(), &mut entropy)
     }
 
     #[test]
@@ -257,8 +263,8 @@ mod tests {
             assert!(text.len() <= MAX_TEXT);
             let back = Token::parse(&format!(" {}\n", *text)).unwrap();
             assert_eq!(
-                (back.id, back.root_hash, back.server),
-                (token.id, token.root_hash, token.server)
+                (back.id, back.enclave, back.root_hash, back.server),
+                (token.id, token.enclave, token.root_hash, token.server)
             );
             assert_eq!((back.not_after, &back.doors), (token.not_after, &token.doors));
             assert_eq!(back.servers, token.servers);

@@ -46,7 +46,7 @@ impl Gate {
         };
         let ends = now().plus(Duration::from_secs(600));
         let token = Token::draw(
-            site.issuer.root_hash(),
+            (site.issuer.id(), site.issuer.root_hash()),
             *server.public(),
             ends,
             vec![door],

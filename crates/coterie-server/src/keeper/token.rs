@@ -78,7 +78,7 @@ impl State {
         let text = Token::from_parts(
             token.0,
             secret,
-            self.enclave.root_hash(),
+            (self.enclave.id(), self.enclave.root_hash()),
             *self.server_key.public(),
             not_after,
             doors,
@@ -139,7 +139,7 @@ impl State {
         Token::from_parts(
             token.id.0,
             secret,
-            self.enclave.root_hash(),
+            (self.enclave.id(), self.enclave.root_hash()),
             *self.server_key.public(),
             not_after,
             self.doors(),
