@@ -13,7 +13,7 @@ use coterie_control::{
     issue::{Enclave, Part, Roll},
 };
 use coterie_crypto::{Secret, SeededEntropy, sign::SigningKey};
-use coterie_model::{Authority, Manifest, Name, Revocations, SignedObject as _, Statement};
+use coterie_model::{Authority, Manifest, MemberId, Name, Revocations, SignedObject as _, Statement};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -53,7 +53,7 @@ impl Stored {
             let request = Request::new(&keys).expect("true keys");
             let endpoints = vec!["192.0.2.9:4747".parse().expect("an endpoint")];
             let admitted = match member.as_str() {
-                "made" => enclave.provision(&name("node"), endpoints, &request, false, NOW, &mut entropy),
+                "made" => enclave.provision(&name("node"), endpoints, &request, false, MemberId([7; 16]), NOW),
                 _ => enclave.admit(&request, NOW, &mut entropy),
             };
             admitted.expect("of a template");

@@ -114,7 +114,14 @@ impl Server {
         let request = Request::new(&keys).unwrap();
         let endpoint = "192.0.2.1:4747".parse().unwrap();
         self.enclave
-            .provision(&name(template), vec![endpoint], &request, false, draw(&mut self.entropy), NOW)
+            .provision(
+                &name(template),
+                vec![endpoint],
+                &request,
+                false,
+                draw(&mut self.entropy),
+                NOW,
+            )
             .unwrap();
         let bundle = self.enclave.issue(&name(member), NOW, &mut self.entropy).unwrap();
         let opened = Bundle::parse(bundle.as_bytes())

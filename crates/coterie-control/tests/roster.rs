@@ -8,7 +8,7 @@ use std::{
 };
 
 use coterie_control::{
-    bundle::{Bundle, Keys, Opened, Request},
+    bundle::{Bundle, BundleError, Keys, Opened, Request, root_hash},
     issue::{Admission, Enclave, IssueError, Part, Roll},
 };
 use coterie_crypto::SeededEntropy;
@@ -91,8 +91,14 @@ impl Site {
     fn apply_as(&mut self, template: &str, member: &str, number: u64, takeover: bool) -> Result<Admission, IssueError> {
         let (request, endpoint) = self.machine(member, number);
         let template = name(template);
-        self.enclave
-            .provision(&template, vec![endpoint], &request, takeover, draw(&mut self.entropy), NOW)
+        self.enclave.provision(
+            &template,
+            vec![endpoint],
+            &request,
+            takeover,
+            draw(&mut self.entropy),
+            NOW,
+        )
     }
 
     fn machine(&mut self, member: &str, number: u64) -> (Request, SocketAddr) {
@@ -369,6 +375,125 @@ fn a_member_renews_with_its_keys_and_a_sealing_key_for_once() {
     assert_eq!(renew(&mut site, &request), IssueError::Isolated(name("web-7")));
     site.enclave.revoke(&name("web-7"), late).unwrap();
     assert!(matches!(renew(&mut site, &request), IssueError::KeyRevoked(_)));
+}
+
+#[test]
+fn a_new_root_is_believed_by_the_word_of_the_old_one() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    let (first, pinned) = (site.open("web-7", 7), site.enclave.root_hash());
+    site.store();
+    let mut pins = vec![pinned];
+    let hour = Duration::from_secs(3600);
+    for rotation in 1..=4 {
+        let now = NOW.plus(Duration::from_secs(rotation));
+        site.enclave.rotate_root(now, &mut site.entropy).unwrap();
+        site.store();
+        site.enclave = site.reloaded();
+        pins.push(site.enclave.root_hash());
+    }
+    let text = site.enclave.issue(&name("web-7"), NOW, &mut site.entropy).unwrap();
+    let bundle = Bundle::parse(text.as_bytes()).unwrap();
+    for pin in &pins {
+        let opened = bundle.open(&site.keys[&7], Some(*pin), NOW, first.serial).unwrap();
+        assert_eq!(root_hash(&opened.root), pins[4]);
+        assert_ne!(opened.root, first.root);
+        // What runs goes on: era, enclave, statement key and keys of communities are the same.
+        let lasts = |o: &Opened| {
+            (
+                o.authority.era,
+                o.authority.enclave,
+                o.authority.statement_key,
+                o.member,
+            )
+        };
+        assert_eq!(lasts(&opened), lasts(&first));
+        assert_eq!(opened.keys[0].key.expose(), first.keys[0].key.expose());
+        assert_eq!(opened.manifests, first.manifests);
+    }
+    let foreign = bundle.open(&site.keys[&7], Some([7; 32]), NOW, 0);
+    assert!(matches!(foreign, Err(BundleError::Foreign { .. })), "{foreign:?}");
+
+    // The first root is forgotten when it can be nobody's any more.
+    let soon = NOW.plus(hour / 2);
+    let refused = site.enclave.rotate_root(soon, &mut site.entropy).unwrap_err();
+    assert!(
+        matches!(refused, IssueError::RootsInUse(until) if until > soon),
+        "{refused}"
+    );
+    let later = NOW.plus(hour * 2);
+    site.enclave.rotate_root(later, &mut site.entropy).unwrap();
+    site.store();
+    let text = site.enclave.issue(&name("web-7"), later, &mut site.entropy).unwrap();
+    let bundle = Bundle::parse(text.as_bytes()).unwrap();
+    let open = |pin| bundle.open(&site.keys[&7], Some(pin), later, 0);
+    assert!(matches!(open(pins[0]), Err(BundleError::Foreign { .. })));
+    assert!(pins[1..].iter().all(|pin| open(*pin).is_ok()));
+}
+
+#[test]
+fn a_state_that_nobody_makes_is_refused() {
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    site.apply("web", "web-8", 8).unwrap();
+    site.enclave.rotate_root(NOW, &mut site.entropy).unwrap();
+    site.store();
+    let (seven, eight) = (site.addresses("web-7")[0].clone(), site.addresses("web-8")[0].clone());
+    let changed = |kind: &str, key: &str, from: &str, to: &str| {
+        let records = site.stored.iter().map(|((k, n), value)| {
+            let mut value = String::from_utf8_lossy(value).into_owned().into_bytes();
+            if (k.as_str(), n.as_str()) == (kind, key) {
+                let text = String::from_utf8(value).unwrap();
+                assert!(text.contains(from), "{text}");
+                value = text.replace(from, to).into_bytes();
+            } else {
+                value = site.stored[&(k.clone(), n.clone())].clone();
+            }
+            (Part::of(k, n).unwrap(), value.into())
+        });
+        Enclave::from_records(records)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(changed("file", "", "shop", "shop"), Ok(()));
+    let most = u64::MAX.to_string();
+    for (kind, key, from, to, said) in [
+        ("file", "", "\"shop\"", "\"other\"", "the file is of enclave `other`"),
+        (
+            "enclave",
+            "",
+            "\"floor\":0",
+            &format!("\"floor\":{most}"),
+            "the floor of serials",
+        ),
+        (
+            "member",
+            "web-7",
+            "\"serial\":0",
+            &format!("\"serial\":{most}"),
+            "the serial of `web-7`",
+        ),
+        (
+            "member",
+            "web-7",
+            "\"statement_serial\":1",
+            "\"statement_serial\":0",
+            "newer than its newest",
+        ),
+        (
+            "member",
+            "web-7",
+            "\"statement_serial\":1",
+            &format!("\"statement_serial\":{most}"),
+            "serial of statements",
+        ),
+        ("member", "web-7", &seven, &eight, "the same address"),
+        ("member", "web-7", &seven, "10.77.0.1", "the same address"),
+        ("enclave", "", "\"succession\":\"B", "\"succession\":\"A", "succession"),
+    ] {
+        let error = changed(kind, key, from, to).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
 }
 
 #[test]

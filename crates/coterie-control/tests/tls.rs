@@ -84,6 +84,11 @@ impl Site {
         }
     }
 
+    fn rotate(&mut self, now: UnixTime) -> Vec<u8> {
+        self.enclave.rotate_root(now, &mut self.entropy).unwrap();
+        self.enclave.root_certificate().to_vec()
+    }
+
     fn member(&mut self, member: &str, now: UnixTime) -> (Opened, Identity) {
         let keys = keys(member);
         let request = Request::new(&keys).unwrap();
@@ -100,7 +105,7 @@ impl Site {
     fn server(&self, now: UnixTime) -> Identity {
         let leaf = self.enclave.server_certificate(&self.server, now).unwrap();
         Identity {
-            chain: vec![leaf, self.enclave.root_certificate().to_vec()],
+            chain: [vec![leaf], self.enclave.chain()].concat(),
             key: pkcs8(&self.server).to_vec(),
         }
     }
@@ -248,4 +253,49 @@ fn members_and_server_know_each_other_by_the_enclaves_root() {
         let (accepted, said) = openssl(root, &[], leaf, purpose);
         assert_eq!(accepted, good, "{purpose}: {said}");
     }
+}
+
+#[test]
+fn whoever_knows_one_of_the_last_roots_knows_the_server_by_it() {
+    let mut site = Site::new();
+    let (before, web) = site.member("web-1", NOW);
+    let host = server_name(site.enclave.id());
+    let mut roots = vec![site.enclave.root_certificate().to_vec()];
+    assert_eq!(site.enclave.chain(), roots);
+    let mut now = NOW;
+    for rotation in 1..=4 {
+        roots.push(site.rotate(now));
+        let server = site.server(now);
+        assert_eq!(server.chain.len(), 1 + rotation + rotation + 1);
+        let clients_of = site.enclave.root_certificates();
+        assert_eq!(clients_of.len(), rotation + 1, "leaves of all of them are in use");
+        assert_eq!(clients_of[0], roots[rotation]);
+        for (known, root) in roots.iter().enumerate() {
+            // A member that has not renewed shows a certificate of the first root.
+            let who = handshake((&server, &clients_of), (Some(&web), &[root]), &host, now);
+            assert_eq!(who, Ok(Some(web.chain[0].clone())), "root {known} of {rotation}");
+            let chain: Vec<&[u8]> = server.chain[1..].iter().map(Vec::as_slice).collect();
+            let (accepted, said) = openssl(root, &chain, &server.chain[0], "sslserver");
+            assert!(accepted, "root {known} of {rotation}: {said}");
+            let without: Vec<&[u8]> = chain[rotation..].to_vec();
+            let (accepted, _) = openssl(root, &without, &server.chain[0], "sslserver");
+            assert_eq!(
+                accepted,
+                known == rotation,
+                "only what certifies each root by the one before leads there"
+            );
+            // Who pins a hash finds the certificate in what is sent.
+            assert!(server.chain.contains(root));
+        }
+        now = now.plus(Duration::from_secs(60));
+    }
+    // The first root's leaves end; then it lets nobody in any more.
+    let later = NOW.plus(Duration::from_secs(3600));
+    let (after, renewed) = site.member("web-1", later);
+    assert_eq!(site.enclave.root_certificates().len(), 4);
+    assert_eq!(after.root_certificate, roots[4]);
+    assert_ne!(renewed.chain, web.chain);
+    assert_eq!(before.authority.statement_key, after.authority.statement_key);
+    let (server, clients_of) = (site.server(later), site.enclave.root_certificates());
+    assert!(handshake((&server, &clients_of), (Some(&renewed), &[&roots[0]]), &host, later).is_ok());
 }

@@ -11,7 +11,11 @@ use coterie_model::{
     Authority, Malformed, MemberId, Name, Prefix, Reader, Serial, UnixTime, Unverified, Writer, signed::MAX_REVOCATIONS,
 };
 
-use super::{error::BundleError, view::SealedView};
+use super::{
+    error::BundleError,
+    succession::{MAX_SUCCESSIONS, Succession},
+    view::SealedView,
+};
 use crate::file::Return;
 
 /// What the bundle's signature is bound to.
@@ -67,6 +71,8 @@ pub struct Front {
     pub root: VerifyingKey,
     /// Who may sign for the enclave, by the root.
     pub authority: Unverified<Authority>,
+    /// What leads from earlier roots to this one, the oldest first, at most [`MAX_SUCCESSIONS`].
+    pub successions: Vec<Unverified<Succession>>,
     /// The member's name.
     pub name: Name,
     /// Rises with each bundle of the member.
@@ -130,9 +136,12 @@ pub(crate) fn encode(front: &Front, content: &Content, statement_key: &SigningKe
 #[must_use]
 pub fn encode_body(front: &Front, content: &Content) -> Vec<u8> {
     let mut w = Writer::new();
-    w.bytes(&front.root.0)
-        .counted(front.authority.bytes())
-        .name(&front.name);
+    w.bytes(&front.root.0).counted(front.authority.bytes());
+    count(&mut w, front.successions.len());
+    front.successions.iter().for_each(|link| {
+        w.counted(link.bytes());
+    });
+    w.name(&front.name);
     w.u64(front.serial).u64(front.issued.0).u64(front.not_after.0);
     encode_content(content, &mut w);
     let rest = w.into_bytes();
@@ -246,9 +255,14 @@ fn decode_front_from(r: &mut Reader<'_>, actual: usize) -> Result<Front, Fault> 
     let root = VerifyingKey(r.array("root key")?);
     let bad = r.malformed("authority");
     let authority = Unverified::parse(r.counted(MAX_STATEMENT, "authority")?).map_err(|_inner| bad)?;
+    let successions = few(r, MAX_SUCCESSIONS, "successions", |r| {
+        let bad = r.malformed("succession");
+        Unverified::parse(r.counted(MAX_STATEMENT, "succession")?).map_err(|_inner| bad)
+    })?;
     Ok(Front {
         root,
         authority,
+        successions,
         name: r.name("member name")?,
         serial: r.u64("serial")?,
         issued: UnixTime(r.u64("issue time")?),
@@ -445,9 +459,16 @@ mod tests {
             statement_key: key.verifying_key(),
             not_after: UnixTime(9),
         };
+        let succession = Succession {
+            enclave: EnclaveId([2; 16]),
+            from: key.verifying_key(),
+            to: key.verifying_key(),
+            time: UnixTime(3),
+        };
         let front = Front {
             root: key.verifying_key(),
             authority: Unverified::parse(Signed::sign(authority, &key).bytes()).unwrap(),
+            successions: vec![Unverified::parse(Signed::sign(succession, &key).bytes()).unwrap()],
             name: name("web-1"),
             serial: 3,
             issued: UnixTime(4),

@@ -15,6 +15,7 @@ pub(crate) mod format;
 mod keys;
 mod open;
 mod request;
+mod succession;
 pub(crate) mod view;
 
 pub use armour::{ArmourError, MAX_BYTES};
@@ -24,6 +25,7 @@ pub use format::{Freshness, MAX_SERVERS, TemplateSettings};
 pub use keys::{Keys, KeysError};
 pub use open::{Bundle, Opened};
 pub use request::{Request, RequestError};
+pub use succession::{MAX_SUCCESSIONS, Succession};
 pub use view::MAX_ENTRIES;
 
 pub(crate) use armour::{Headers, decode as decode_armour, encode as encode_armour};

@@ -17,7 +17,7 @@ use super::{
     delivery::{self, Address, Delivered},
     error::BundleError,
     format::{self, Content, Front, Offsets, SIGNATURE_LABEL},
-    root_hash, view,
+    root_hash, succession, view,
 };
 
 /// Where the authority stands: behind version, length and root key.
@@ -125,7 +125,8 @@ impl Bundle {
 
     /// Checks everything and opens it with the keys of this machine.
     ///
-    /// `trust` is [`root_hash`] of the enclave's root, where this machine knows it; without it the bundle's own root is
+    /// `trust` is [`root_hash`] of the enclave's root, where this machine knows it, or of a root that was before it and has named
+    /// it; [`root_hash`] of [`Opened::root`] is what is to be trusted from then on. Without it the bundle's own root is
     /// believed, which is right only where the file itself came by a trusted way. `now` is protocol time. `floor` is the
     /// highest serial that was accepted before for this member, 0 for none.
     ///
@@ -182,7 +183,8 @@ impl Bundle {
     fn check_chain(&self, trust: Option<[u8; 32]>) -> Result<Signed<Authority>, BundleError> {
         let front = &self.front;
         let found = root_hash(&front.root);
-        if let Some(trusted) = trust.filter(|trusted| *trusted != found) {
+        let earlier = || front.successions.iter().map(|link| root_hash(&link.claimed().from));
+        if let Some(trusted) = trust.filter(|trusted| *trusted != found && !earlier().any(|root| root == *trusted)) {
             return Err(BundleError::Foreign {
                 enclave: front.authority.claimed().name.clone(),
                 found,
@@ -197,6 +199,15 @@ impl Bundle {
                 field: "authority",
                 offset: AUTHORITY_AT,
             })?;
+        succession::check(&front.successions, &front.root, authority.enclave).map_err(|number| {
+            let before = front.successions.iter().take(number);
+            BundleError::Edited {
+                field: "succession",
+                offset: AUTHORITY_AT
+                    + (2 + authority.bytes().len() + 1)
+                    + before.map(|link| 2 + link.bytes().len()).sum::<usize>(),
+            }
+        })?;
         let edited = BundleError::Edited {
             field: "bundle",
             offset: 0,

@@ -79,6 +79,7 @@ impl Enclave {
                     reason: malformed.to_string(),
                 }
             })?,
+            successions: self.successions(),
             name: name.clone(),
             serial,
             issued: now,

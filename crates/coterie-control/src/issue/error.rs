@@ -118,6 +118,12 @@ pub enum IssueError {
         /// The latest use.
         latest: UnixTime,
     },
+    /// A root that would be forgotten may still be what members trust.
+    #[error(
+        "the enclave has had as many roots as are remembered, and members may trust the oldest of them until {}; rotate after that",
+        date::text(*.0)
+    )]
+    RootsInUse(UnixTime),
     /// The authority has ended.
     #[error("the enclave's authority ended at {}; make a new enclave with `coterie enclave init`", date::text(*.0))]
     AuthorityEnded(UnixTime),

@@ -2,7 +2,7 @@
 //!
 //! | file | holds | secret |
 //! |---|---|---|
-//! | `root.key` | seed of the root key; written once | yes |
+//! | `root.key` | seed of the root key; written once, and when the root is replaced | yes |
 //! | `statement.key` | seed of the statement key; written once | yes |
 //! | `epochs.key` | community keys | yes |
 //! | `enclave.toml` | the enclave file as it was taken last | no |
@@ -32,10 +32,13 @@ use super::{
     Enclave, IssueError,
     epoch::{CommunityRecord, EpochRecord},
     member::{Enrolment, MemberRecord},
-    records::{Resting, few_servers, freshness},
+    records::{Resting, freshness},
     roster::{Provisioned, Roster},
+    rotate::Earlier,
 };
-use crate::bundle::{Freshness, Headers, Request, certificate, decode_armour, encode_armour, to_pem};
+use crate::bundle::{
+    Freshness, Headers, MAX_SUCCESSIONS, Request, Succession, certificate, decode_armour, encode_armour, to_pem,
+};
 
 const ROOT: &str = "root.key";
 const STATEMENT: &str = "statement.key";
@@ -82,6 +85,18 @@ struct State {
     served: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     servers: Vec<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<EarlierState>,
+}
+
+/// A root that went.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EarlierState {
+    succession: String,
+    certificate: String,
+    cross: String,
+    until: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -202,11 +217,13 @@ impl Enclave {
                 Ok((name, record))
             })
             .collect::<Result<_, IssueError>>()?;
+        let earlier = read_earlier(&state.earlier, &authority, &root_key)?;
         let mut this = Self {
             file: super::parse(&text)?,
             roster: Roster::default(),
             freshness: freshness(state.served),
-            servers: few_servers(STATE, state.servers)?,
+            servers: state.servers,
+            earlier,
             floor: state.floor,
             resting: state.resting,
             text,
@@ -224,7 +241,7 @@ impl Enclave {
             touched: BTreeMap::new(),
         };
         this.call_roll();
-        Ok(this)
+        this.sound()
     }
 
     fn state(&self) -> State {
@@ -248,6 +265,7 @@ impl Enclave {
             resting: self.resting.clone(),
             served: self.freshness == Freshness::Heads,
             servers: self.servers.clone(),
+            earlier: self.earlier.iter().map(EarlierState::of).collect(),
         }
     }
 
@@ -269,6 +287,17 @@ impl Enclave {
             body.extend_from_slice(key.key.expose());
         }
         body
+    }
+}
+
+impl EarlierState {
+    pub(super) fn of(earlier: &Earlier) -> Self {
+        Self {
+            succession: STANDARD.encode(earlier.succession.bytes()),
+            certificate: STANDARD.encode(&earlier.certificate),
+            cross: STANDARD.encode(&earlier.cross),
+            until: earlier.until.0,
+        }
     }
 }
 
@@ -306,6 +335,40 @@ impl MemberState {
             provisioned,
         }
     }
+}
+
+/// Roots that lead to `root`: each names and certifies the next one.
+pub(super) fn read_earlier(
+    all: &[EarlierState],
+    authority: &Authority,
+    root: &SigningKey,
+) -> Result<Vec<Earlier>, IssueError> {
+    if all.len() > MAX_SUCCESSIONS {
+        let reason = format!("{} roots before this one, more than {MAX_SUCCESSIONS}", all.len());
+        return Err(damaged(STATE, reason));
+    }
+    let (mut next, mut earlier) = (root.verifying_key(), Vec::new());
+    for state in all.iter().rev() {
+        let word = Unverified::<Succession>::parse(&bytes(&state.succession)?);
+        let word = word.map_err(|error| damaged(STATE, error))?;
+        let from = word.claimed().from;
+        let word = word.verify(&from).ok();
+        let succession = word.filter(|word| word.to == next && word.enclave == authority.enclave);
+        let succession = succession.ok_or_else(|| damaged(STATE, "a root was not named by the one before it"))?;
+        let (certificate, cross) = (bytes(&state.certificate)?, bytes(&state.cross)?);
+        certificate::check_root(&certificate, &from)
+            .and_then(|()| certificate::check_cross(&cross, &from, &next))
+            .map_err(|error| damaged(STATE, error))?;
+        earlier.push(Earlier {
+            succession,
+            certificate,
+            cross,
+            until: UnixTime(state.until),
+        });
+        next = from;
+    }
+    earlier.reverse();
+    Ok(earlier)
 }
 
 pub(super) type EpochKeys = BTreeMap<(CommunityTag, u64), Secret<32>>;

@@ -17,7 +17,9 @@ mod member;
 mod plan;
 mod records;
 mod roster;
+mod rotate;
 mod served;
+mod sound;
 
 use core::{net::SocketAddr, time::Duration};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +44,7 @@ use epoch::CommunityRecord;
 use member::MemberRecord;
 use records::Resting;
 use roster::Roster;
+use rotate::Earlier;
 
 /// How long root and authority of a new enclave are valid.
 pub const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -58,6 +61,8 @@ pub struct Enclave {
     root_key: SigningKey,
     root_certificate: Vec<u8>,
     statement_key: SigningKey,
+    /// Roots before this one, the oldest first.
+    earlier: Vec<Earlier>,
     authority: Signed<Authority>,
     communities: BTreeMap<Name, CommunityRecord>,
     members: BTreeMap<Name, MemberRecord>,
@@ -130,6 +135,7 @@ impl Enclave {
             root_key,
             root_certificate,
             statement_key,
+            earlier: Vec::new(),
             communities: BTreeMap::new(),
             members: BTreeMap::new(),
             roster: Roster::default(),

@@ -16,10 +16,13 @@ use zeroize::Zeroizing;
 use super::{
     Enclave, IssueError,
     epoch::{CommunityRecord, EpochRecord},
-    files::{CommunityState, EpochKeys, MemberState, bytes, damaged, read_community, read_member, signed},
+    files::{
+        CommunityState, EarlierState, EpochKeys, MemberState, bytes, damaged, read_community, read_earlier,
+        read_member, signed,
+    },
     roster::Roster,
 };
-use crate::bundle::{Freshness, MAX_SERVERS, certificate};
+use crate::bundle::{Freshness, certificate};
 
 const VERSION: u8 = 1;
 
@@ -115,6 +118,8 @@ struct Whole {
     served: bool,
     #[serde(default)]
     servers: Vec<SocketAddr>,
+    #[serde(default)]
+    earlier: Vec<EarlierState>,
 }
 
 impl Enclave {
@@ -174,6 +179,7 @@ impl Enclave {
                 Part::Root | Part::File | Part::Enclave | Part::Revocations | Part::Keys(_) => {}
             }
         }
+        let earlier = read_earlier(&whole.earlier, &authority, &root_key)?;
         let mut this = Self {
             file: super::parse(&text)?,
             text,
@@ -185,7 +191,8 @@ impl Enclave {
             members,
             roster: Roster::default(),
             freshness: freshness(whole.served),
-            servers: few_servers("enclave", whole.servers)?,
+            servers: whole.servers,
+            earlier,
             floor: whole.floor,
             resting: whole.resting,
             revocations: revocations
@@ -195,7 +202,7 @@ impl Enclave {
             touched: BTreeMap::new(),
         };
         this.call_roll();
-        Ok(this)
+        this.sound()
     }
 
     fn value(&self, part: &Part) -> Option<Zeroizing<Vec<u8>>> {
@@ -216,6 +223,7 @@ impl Enclave {
                 resting: self.resting.clone(),
                 served: self.freshness == Freshness::Heads,
                 servers: self.servers.clone(),
+                earlier: self.earlier.iter().map(EarlierState::of).collect(),
             }),
             Part::Revocations => Zeroizing::new(STANDARD.encode(self.revocations.as_ref()?.bytes()).into_bytes()),
             Part::Community(name) => to_json(&CommunityState::of(self.communities.get(name)?)),
@@ -266,15 +274,6 @@ impl Enclave {
 /// Whether a server tells heads.
 pub(super) fn freshness(served: bool) -> Freshness {
     if served { Freshness::Heads } else { Freshness::Offline }
-}
-
-/// As many addresses of a server as a bundle holds.
-pub(super) fn few_servers(part: &'static str, servers: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, IssueError> {
-    if servers.len() > MAX_SERVERS {
-        let reason = format!("{} servers, more than the {MAX_SERVERS} of a bundle", servers.len());
-        return Err(damaged(part, reason));
-    }
-    Ok(servers)
 }
 
 fn seeds(root: &[u8]) -> Result<(SigningKey, SigningKey), IssueError> {

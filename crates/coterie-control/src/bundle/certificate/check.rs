@@ -158,9 +158,14 @@ pub fn subject_of(identity_certificate_der: &[u8]) -> Option<(Name, Name, Verify
 
 /// Checks that `der` is the self-signed certificate of `root`.
 pub(crate) fn check_root(der: &[u8], root: &VerifyingKey) -> Result<(), CertificateError> {
+    check_cross(der, root, root)
+}
+
+/// Checks that `der` is the certificate of the root `key`, signed by the root `issuer`.
+pub(crate) fn check_cross(der: &[u8], issuer: &VerifyingKey, key: &VerifyingKey) -> Result<(), CertificateError> {
     let certificate = Certificate::decode(der)?;
-    certificate.verify(root)?;
-    if certificate.key() != root.0 {
+    certificate.verify(issuer)?;
+    if certificate.key() != key.0 {
         return Err(CertificateError::Key);
     }
     Ok(())

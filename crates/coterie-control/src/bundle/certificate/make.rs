@@ -12,7 +12,7 @@ use x509_parser::asn1_rs::{OctetString, ToDer as _};
 use zeroize::Zeroizing;
 
 use super::{ARC, CertificateError, WRAPPED_KEYS, member_uri, server_name, server_uri};
-use crate::bundle::date;
+use crate::bundle::{MAX_SUCCESSIONS, date};
 
 /// The one purpose of a bundle certificate, so that no TLS library takes it for an identity.
 const BUNDLE_PURPOSE: [u64; 4] = [ARC[0], ARC[1], ARC[2], 2];
@@ -24,6 +24,15 @@ pub(crate) struct Subject<'a> {
     pub(crate) enclave: &'a Name,
     pub(crate) member: &'a Name,
     pub(crate) addresses: &'a [IpAddr],
+    pub(crate) key: &'a VerifyingKey,
+    pub(crate) issued: UnixTime,
+    pub(crate) not_after: UnixTime,
+}
+
+/// What the certificate of the next root says.
+pub(crate) struct Successor<'a> {
+    pub(crate) enclave: &'a Name,
+    pub(crate) id: EnclaveId,
     pub(crate) key: &'a VerifyingKey,
     pub(crate) issued: UnixTime,
     pub(crate) not_after: UnixTime,
@@ -47,14 +56,40 @@ pub(crate) fn root(
     not_after: UnixTime,
     serial: [u8; 16],
 ) -> Result<Vec<u8>, CertificateError> {
+    let params = authority((enclave, id), (issued, not_after), MAX_SUCCESSIONS, serial);
+    Ok(params.self_signed(&key_pair(root)?)?.der().to_vec())
+}
+
+/// The next root's key, certified by the root before it (DER): the two have one name, which makes the next one's certificates
+/// those of the root before for whoever knows that one alone.
+pub(crate) fn cross(
+    root: &SigningKey,
+    root_certificate: &[u8],
+    subject: &Successor<'_>,
+    serial: [u8; 16],
+) -> Result<Vec<u8>, CertificateError> {
+    let times = (subject.issued, subject.not_after);
+    let mut params = authority((subject.enclave, subject.id), times, MAX_SUCCESSIONS - 1, serial);
+    params.use_authority_key_identifier_extension = true;
+    issue(&params, root, root_certificate, subject.key)
+}
+
+/// What certificates of roots have in common. Below a root, and below each that it certified, there may be the next ones.
+fn authority(
+    (enclave, id): (&Name, EnclaveId),
+    (issued, not_after): (UnixTime, UnixTime),
+    below: usize,
+    serial: [u8; 16],
+) -> CertificateParams {
     let mut params = params(issued, not_after, serial);
     params.distinguished_name.push(DnType::OrganizationName, "Coterie");
     params
         .distinguished_name
         .push(DnType::CommonName, format!("{enclave} root {id}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let below = u8::try_from(below).expect("a handful of successions");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(params.self_signed(&key_pair(root)?)?.der().to_vec())
+    params
 }
 
 /// The identity certificate (DER): for the member's own mutual TLS, shown to anybody.
