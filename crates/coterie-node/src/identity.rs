@@ -11,9 +11,9 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use coterie_control::bundle::{Bundle, Keys, Opened, TemplateSettings};
-use coterie_crypto::{aead::Suite, dh::PublicKey};
+use coterie_crypto::{aead::Suite, dh::PublicKey, sign::VerifyingKey};
 use coterie_io::memory::Sealed;
-use coterie_model::{Authority, Name, Reader, Signed, UnixTime, Unverified, Writer};
+use coterie_model::{Authority, EnclaveId, Era, Name, Reader, UnixTime, Unverified, Writer};
 use coterie_proto::{Config, Update, handshake::payload::Suites, membership::Freshness};
 use zeroize::Zeroizing;
 
@@ -156,8 +156,8 @@ impl Identity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {
     static_key: PublicKey,
-    /// Era, enclave and statement key with it.
-    authority: Signed<Authority>,
+    /// Whose word counts. Which root signed it, and until when, may change while the core runs.
+    authority: (Era, EnclaveId, VerifyingKey),
     name: Name,
     is_served: bool,
     suites: (Suites, Suite),
@@ -173,7 +173,11 @@ impl Fixed {
     pub fn of(options: &Options, opened: &Opened, keys: &Keys) -> Self {
         Self {
             static_key: *keys.static_key().public(),
-            authority: opened.authority.clone(),
+            authority: (
+                opened.authority.era,
+                opened.authority.enclave,
+                opened.authority.statement_key,
+            ),
             name: opened.name.clone(),
             is_served: opened.freshness == coterie_control::bundle::Freshness::Heads,
             suites: suites(&opened.template),
