@@ -28,6 +28,8 @@ pub enum Request {
     Reload,
     /// Ends every session and stops the daemon. Lockdown stays: the machine is dark, not open.
     Down,
+    /// Tells the server that this machine goes for good: its membership ends. Nothing is stopped.
+    Leave,
     /// Takes lockdown away: from now on programs of this machine may send in clear text.
     Unlock,
     /// Metrics in Prometheus text format.
@@ -54,7 +56,7 @@ pub enum Answer {
     Explanation(Explanation),
     /// To [`Request::Ping`].
     Pong(Pong),
-    /// To [`Request::Reload`], [`Request::Down`] and [`Request::Unlock`].
+    /// To [`Request::Reload`], [`Request::Down`], [`Request::Leave`] and [`Request::Unlock`].
     Done,
     /// To [`Request::Metrics`].
     Metrics(String),
@@ -94,9 +96,25 @@ pub struct Status {
     pub protocol_time: u64,
     /// When the membership ends, Unix seconds, the earliest of its communities.
     pub membership_ends: u64,
+    /// `current`, or `ended: ` and why.
+    #[serde(default)]
+    pub membership: String,
+    /// The server, where the enclave has one.
+    #[serde(default)]
+    pub server: Option<Server>,
+    /// Whether a join token made this machine a member.
+    #[serde(default)]
+    pub by_token: bool,
+    /// What the machine does as a door, if it is one.
+    #[serde(default)]
+    pub door: Option<Door>,
+    /// What should not have happened, counted by kind: `rollback` (somebody showed something older than what is known),
+    /// `foreign`, `twin`, `forked`, `revoked-knocked`.
+    #[serde(default)]
+    pub alarms: BTreeMap<String, u64>,
     /// True after a fork: keys are gone and a new bundle is needed.
     pub forked: bool,
-    /// How the identity came: `bundle`, `recovered` (after kill -9 or restart).
+    /// How the identity came: `bundle`, `enrolled` (by a join token), `recovered` (after kill -9 or restart).
     pub identity: String,
     /// Lockdown: `off`, `in-force`, or what is missing.
     pub lockdown: String,
@@ -108,6 +126,34 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// Counts since start.
     pub counters: Counters,
+}
+
+/// A node's way to the server of its enclave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// Where it is, or was tried last.
+    pub address: Option<SocketAddr>,
+    /// `following`, `connecting` or `away`.
+    pub state: String,
+    /// Since how many seconds.
+    pub since: f64,
+    /// The revision that everything was told and applied up to.
+    pub mark: u64,
+    /// Seconds since something was heard.
+    pub heard: Option<f64>,
+    /// Why the server could not be reached, or did not give what it was asked for, last.
+    pub trouble: Option<String>,
+    /// The serial of the bundle in use.
+    pub serial: u64,
+}
+
+/// A node that lets machines with a join token in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Door {
+    /// Tokens that open it.
+    pub tokens: usize,
+    /// Visits under way.
+    pub visits: usize,
 }
 
 /// A community of the node.

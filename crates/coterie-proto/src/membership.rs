@@ -396,6 +396,14 @@ impl Membership {
         self.own.retain(|tag, _| tags.contains(tag));
     }
 
+    /// Forgets the epochs of a community that are not named and older than one that is.
+    pub fn keep_epochs(&mut self, tag: CommunityTag, named: &[Epoch]) {
+        let Some(newest) = named.iter().max() else { return };
+        let stays = |t: CommunityTag, epoch: &Epoch| t != tag || epoch >= newest || named.contains(epoch);
+        self.manifests.retain(|(t, epoch), _| stays(*t, epoch));
+        self.keys.retain(|held| stays(held.key.tag, &held.key.epoch));
+    }
+
     /// Protocol time is not behind `time`: a machine that was paused learns how late it is from what it is told.
     pub fn not_before(&mut self, time: UnixTime, now: Instant) {
         if self.freshness == Freshness::Offline && time > self.time(now) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coterie_model::{CommunityTag, Prefix};
 use coterie_proto::{DropReason, Outcome, Update, ViewPiece};
-use world::{Enclave, Wire, inside, packet};
+use world::{Enclave, HOUR, Wire, inside, packet};
 
 const ALICE: u8 = 1;
 const BOB: u8 = 2;
@@ -169,4 +169,35 @@ fn no_more_are_sought_than_there_is_room_for() {
         }
     }
     assert_eq!((queued, refused), (256, 768));
+}
+
+#[test]
+fn an_epoch_that_the_server_does_not_name_has_retired_and_a_newer_one_has_not() {
+    let enclave = Enclave::new();
+    let mut w = Wire::new([ALICE, BOB].map(|n| (n, enclave.config(n, &[1], &[ALICE, BOB]))).into());
+    let epoch = |w: &mut Wire| {
+        let now = w.now;
+        w.host(ALICE).node.status(now).communities[0].epoch
+    };
+    let tell = |w: &mut Wire, named: &[u8]| {
+        let manifests = named.iter().map(|e| enclave.manifest(1, *e, 0, 100 * HOUR)).collect();
+        let now = w.now;
+        w.host(ALICE).node.handle_epochs(CommunityTag([1; 16]), manifests, now);
+    };
+    assert_eq!(epoch(&mut w), Some(1));
+    let now = w.now;
+    let update = Update {
+        manifests: vec![enclave.manifest(1, 2, 0, 100 * HOUR)],
+        keys: vec![Enclave::key(1, 2)],
+        ..Update::default()
+    };
+    w.host(ALICE).node.handle_update(update, now);
+    tell(&mut w, &[1]);
+    assert_eq!(epoch(&mut w), Some(2), "it was said before the second epoch began");
+    tell(&mut w, &[2]);
+    assert_eq!(epoch(&mut w), Some(2));
+    // Bob has the old one alone, and is admitted under it no more.
+    w.send(BOB, ALICE, b"x");
+    assert!(!w.has_session(BOB, ALICE));
+    assert_eq!(w.drops(ALICE, DropReason::Stranger), 1);
 }

@@ -160,6 +160,18 @@ impl Visitor {
         self.calls
     }
 
+    /// A counter above every one that was used so far, for another visit with the same keys.
+    #[must_use]
+    pub fn counter(&self) -> u64 {
+        self.visit.counter
+    }
+
+    /// Whether the door let it in, so that only the server is waited for.
+    #[must_use]
+    pub fn is_let_in(&self) -> bool {
+        matches!(self.stage, Stage::Carrying(_))
+    }
+
     /// The rendezvous that was called last.
     #[must_use]
     pub fn at(&self) -> &Rendezvous {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use coterie_model::{DirectoryEntry, Instant, Revocations, Signed, Statement, Unverified};
+use coterie_model::{CommunityTag, DirectoryEntry, Instant, Manifest, Revocations, Signed, Statement, Unverified};
 
 use super::{Node, PeerId, Persist, Update, peer::Peer, timers::HOUSEKEEPING};
 use crate::session::Session;
@@ -70,6 +70,21 @@ impl Node {
         self.housekeeping = Some(now);
     }
 
+    /// Takes over all epochs of a community that have not retired, as a server tells them: an older one that is not named has
+    /// retired. A newer one came with keys that the server had not told of yet.
+    pub fn handle_epochs(&mut self, tag: CommunityTag, manifests: Vec<Signed<Manifest>>, now: Instant) {
+        if self.forked {
+            return;
+        }
+        let named: Vec<_> = manifests.iter().map(|manifest| manifest.epoch).collect();
+        self.membership.keep_epochs(tag, &named);
+        for manifest in manifests.into_iter().filter(|manifest| manifest.tag == tag) {
+            let learned = self.membership.learn_manifest(manifest);
+            self.report(learned);
+        }
+        self.housekeeping = Some(now);
+    }
+
     /// Ends what a complete update does not name any more: communities, epochs, and members in communities that are listed.
     fn forget_unnamed(&mut self, update: &Update) {
         let epochs: Vec<_> = update.manifests.iter().map(|m| (m.tag, m.epoch)).collect();
@@ -84,7 +99,7 @@ impl Node {
         for id in 0..self.peers.len() {
             let peer = &mut self.peers[id];
             let still = update.directory.iter().find(|e| e.name == peer.name);
-            let over = |tag: &coterie_model::CommunityTag| {
+            let over = |tag: &CommunityTag| {
                 !tags.contains(tag) || listed.contains(tag) && still.is_none_or(|e| !e.communities.contains(tag))
             };
             peer.communities.retain(|tag| !over(tag));
