@@ -159,7 +159,8 @@ impl Read {
 }
 
 /// Where the chain ends, as the settings say.
-struct End {
+#[derive(Debug, Clone)]
+pub(crate) struct End {
     seq: u64,
     hash: [u8; 32],
     mac: Vec<u8>,
@@ -172,7 +173,10 @@ impl Write {
     /// When the database fails.
     pub async fn audit(&mut self, entry: &AuditEntry<'_>, now: UnixTime) -> Result<u64, StoreError> {
         const DOING: &str = "writing the audit log";
-        let end = self.read().audit_end().await?;
+        let end = match self.audit_end.take() {
+            Some(known) => known,
+            None => self.read().audit_end().await?,
+        };
         let mut row = AuditRow {
             seq: end.seq + 1,
             scope: entry.scope,
@@ -184,9 +188,11 @@ impl Write {
             hash: end.hash,
         };
         row.hash = link(&end.hash, &row);
+        let end = self.end_at(row.seq, row.hash);
         let query = sqlx::query(
             "INSERT INTO audit (seq, tenant_id, time, actor, action, object, detail, hash) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8); \
+             UPDATE settings SET audit_seq = $1, audit_hash = $8, audit_mac = $9",
         )
         .bind(stored("a row number", row.seq)?)
         .bind(row.scope.tenant().map(|tenant| tenant.0.to_vec()))
@@ -195,9 +201,10 @@ impl Write {
         .bind(&row.action)
         .bind(&row.object)
         .bind(&row.detail)
-        .bind(row.hash.to_vec());
+        .bind(row.hash.to_vec())
+        .bind(&end.mac);
         self.execute(DOING, query).await?;
-        self.set_audit_end(row.seq, &row.hash).await?;
+        self.audit_end = Some(end);
         Ok(row.seq)
     }
 
@@ -216,17 +223,16 @@ impl Write {
     /// Vouches for the log under the root key that holds by now.
     pub(crate) async fn vouch_for_audit(&mut self) -> Result<(), StoreError> {
         let end = self.read().audit_end().await?;
-        self.set_audit_end(end.seq, &end.hash).await
+        let end = self.end_at(end.seq, end.hash);
+        let query = sqlx::query("UPDATE settings SET audit_mac = $1").bind(&end.mac);
+        self.execute("writing the audit log", query).await?;
+        self.audit_end = Some(end);
+        Ok(())
     }
 
-    async fn set_audit_end(&mut self, seq: u64, hash: &[u8; 32]) -> Result<(), StoreError> {
-        let mac = self.read().root().audit_mac(seq, hash);
-        let query = sqlx::query("UPDATE settings SET audit_seq = $1, audit_hash = $2, audit_mac = $3")
-            .bind(stored("a row number", seq)?)
-            .bind(&hash[..])
-            .bind(&mac[..]);
-        self.execute("writing the audit log", query).await?;
-        Ok(())
+    fn end_at(&mut self, seq: u64, hash: [u8; 32]) -> End {
+        let mac = self.read().root().audit_mac(seq, &hash).to_vec();
+        End { seq, hash, mac }
     }
 }
 

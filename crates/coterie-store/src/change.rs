@@ -108,15 +108,23 @@ impl Write {
             let concerns = merged.entry((change.kind, change.subject)).or_default();
             concerns.extend(change.concerns);
         }
-        let query = sqlx::query("UPDATE enclaves SET revision = revision + $1 WHERE id = $2 RETURNING revision")
-            .bind(i64::from(!merged.is_empty()))
-            .bind(&enclave.0[..]);
-        let row = self.returning(DOING, query).await?;
-        let revision = row
-            .ok_or(StoreError::NotFound { what: "enclave" })?
-            .number("revision")?;
+        let Some(((kind, subject), concerns)) = merged.pop_first() else {
+            let query = sqlx::query("SELECT revision FROM enclaves WHERE id = $1").bind(&enclave.0[..]);
+            return revision(self.read().optional(DOING, query).await?);
+        };
+        // The first takes the next revision, the others have the same.
+        let query = sqlx::query(
+            "UPDATE enclaves SET revision = revision + 1 WHERE id = $1; \
+             INSERT INTO changes (enclave_id, revision, kind, subject, concerns, time) \
+             SELECT id, revision, $2, $3, $4, $5 FROM enclaves WHERE id = $1 RETURNING revision",
+        )
+        .bind(&enclave.0[..])
+        .bind(kind)
+        .bind(subject)
+        .bind(joined(concerns))
+        .bind(stored_time(now)?);
+        let revision = revision(self.returning(DOING, query).await?)?;
         for ((kind, subject), concerns) in merged {
-            let concerns: Vec<&str> = concerns.into_iter().map(Name::as_str).collect();
             let query = sqlx::query(
                 "INSERT INTO changes (enclave_id, revision, kind, subject, concerns, time) \
                  VALUES ($1, $2, $3, $4, $5, $6)",
@@ -125,7 +133,7 @@ impl Write {
             .bind(stored("a revision", revision)?)
             .bind(kind)
             .bind(subject)
-            .bind(concerns.join(" "))
+            .bind(joined(concerns))
             .bind(stored_time(now)?);
             self.execute(DOING, query).await?;
         }
@@ -154,6 +162,14 @@ impl Write {
             .bind(stored("a revision", floor)?);
         self.execute(DOING, query).await
     }
+}
+
+fn revision(row: Option<Row>) -> Result<Revision, StoreError> {
+    row.ok_or(StoreError::NotFound { what: "enclave" })?.number("revision")
+}
+
+fn joined(names: BTreeSet<&Name>) -> String {
+    names.into_iter().map(Name::as_str).collect::<Vec<_>>().join(" ")
 }
 
 fn change(row: &Row) -> Result<Change, StoreError> {

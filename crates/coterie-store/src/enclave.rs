@@ -159,6 +159,7 @@ impl Write {
     /// # Errors
     /// [`StoreError::NotFound`] when it is not the tenant's.
     pub async fn remove_enclave(&mut self, tenant: TenantId, id: EnclaveId) -> Result<(), StoreError> {
+        self.read().forget_tenant_key();
         let query = sqlx::query("DELETE FROM enclaves WHERE tenant_id = $1 AND id = $2")
             .bind(&tenant.0[..])
             .bind(&id.0[..]);

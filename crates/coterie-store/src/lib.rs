@@ -28,7 +28,7 @@
 //!
 //! Pure of clock and generator: `now` and `entropy` are arguments. Secrets are sealed at rest (root key, tenant key, row
 //! key), and wiped in memory. Reads take the tenant or the enclave that they are about; an id of another's finds nothing.
-//! The statements are portable SQL; what is SQLite's own is in one module.
+//! The statements are portable SQL, but that some come in pairs; what else is SQLite's own is in one module.
 //!
 //! | what | module |
 //! |---|---|

@@ -5,7 +5,7 @@ use coterie_model::EnclaveId;
 use zeroize::Zeroizing;
 
 use crate::row::Row;
-use crate::seal::{Place, TenantKey};
+use crate::seal::Place;
 use crate::session::Constraint;
 use crate::{Read, StoreError, Write};
 
@@ -77,16 +77,12 @@ impl Read {
     }
 
     async fn opened(&mut self, enclave: EnclaveId, rows: &[Row]) -> Result<Vec<Record>, StoreError> {
-        let mut tenant_key = None;
         let mut records = Vec::with_capacity(rows.len());
         for row in rows {
             let (kind, key) = (row.text("kind")?, row.text("key")?);
             let (secret, value) = (row.number("secret")? == 1, row.bytes("value")?);
             let value = if secret {
-                let tenant_key: &TenantKey = match &mut tenant_key {
-                    Some(known) => known,
-                    none => none.insert(self.key_of_enclave(enclave).await?),
-                };
+                let tenant_key = self.key_of_enclave(enclave).await?;
                 let opened = tenant_key.open(&place(&[&enclave.0, kind.as_bytes(), key.as_bytes()]), &value);
                 let what = || format!("record {kind} {key:?} of enclave {enclave}");
                 opened.map_err(|_refused| StoreError::damaged(what(), "it does not open"))?

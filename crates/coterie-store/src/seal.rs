@@ -80,6 +80,12 @@ impl core::fmt::Debug for RootKey {
     }
 }
 
+impl core::fmt::Debug for TenantKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "TenantKey({})", self.tenant)
+    }
+}
+
 impl TenantKey {
     pub(crate) fn draw(tenant: TenantId, entropy: &mut (dyn Entropy + Send)) -> Self {
         let key = Secret::draw(entropy);

@@ -4,15 +4,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coterie_crypto::Secret;
+use coterie_model::EnclaveId;
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Database, Transaction};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::audit::End;
 use crate::crash::write_point;
 use crate::id::ServerId;
 use crate::row::Row;
-use crate::seal::RootKey;
+use crate::seal::{RootKey, TenantKey};
 use crate::sqlite::{Backend, is_constraint};
 use crate::{Store, StoreError};
 
@@ -27,6 +29,8 @@ pub struct Read {
     path: Arc<Path>,
     server: ServerId,
     root: Arc<RootKey>,
+    /// The tenant's key of the enclave that it was last asked for.
+    tenant_key: Option<(EnclaveId, Arc<TenantKey>)>,
     failed: bool,
 }
 
@@ -41,6 +45,8 @@ pub struct Write {
     savepoints: u32,
     /// Those of them that are neither kept nor undone, the outermost first.
     open: Vec<u32>,
+    /// Where the audit log ends, once it was read.
+    pub(crate) audit_end: Option<End>,
 }
 
 /// A root key that takes over with the commit.
@@ -129,6 +135,7 @@ impl Read {
             path: Arc::clone(&store.path),
             server: store.server,
             root: Arc::clone(root),
+            tenant_key: None,
             failed: false,
         }
     }
@@ -151,6 +158,20 @@ impl Read {
 
     pub(crate) fn root(&self) -> &RootKey {
         &self.root
+    }
+
+    pub(crate) fn known_tenant_key(&self, enclave: EnclaveId) -> Option<Arc<TenantKey>> {
+        let (of, key) = self.tenant_key.as_ref()?;
+        (*of == enclave).then(|| Arc::clone(key))
+    }
+
+    pub(crate) fn know_tenant_key(&mut self, enclave: EnclaveId, key: &Arc<TenantKey>) {
+        self.tenant_key = Some((enclave, Arc::clone(key)));
+    }
+
+    /// To be called where an enclave may come or go.
+    pub(crate) fn forget_tenant_key(&mut self) {
+        self.tenant_key = None;
     }
 
     /// The connection, for what is not a statement.
@@ -222,6 +243,7 @@ impl Write {
             rotation: None,
             savepoints: 0,
             open: Vec::new(),
+            audit_end: None,
         })
     }
 
@@ -299,6 +321,8 @@ impl Write {
         let at = self.place(&savepoint)?;
         self.mark("undoing to a savepoint", format!("ROLLBACK TO SAVEPOINT s{at}"))
             .await?;
+        self.read.forget_tenant_key();
+        self.audit_end = None;
         if let Some(undone) = self.rotation.take_if(|rotation| rotation.after >= savepoint.0) {
             self.read.root = undone.old;
         }
@@ -336,14 +360,21 @@ impl Write {
         self.read.whole()?;
         let done = query.execute(self.read.conn()).await;
         write_point();
-        let database = |error: &sqlx::Error| error.as_database_error().map(|e| e.kind());
-        match done {
-            Ok(done) => Ok(done.rows_affected()),
-            Err(error) => match database(&error) {
-                Some(sqlx::error::ErrorKind::UniqueViolation) => Err(refused(Constraint::Unique)),
-                Some(sqlx::error::ErrorKind::ForeignKeyViolation) => Err(refused(Constraint::Reference)),
-                Some(_) | None => self.read.noted(doing, Err(error)),
-            },
+        Ok(self.told_apart(doing, done, refused)?.rows_affected())
+    }
+
+    /// What a table refused is for the caller to say, everything else is not.
+    fn told_apart<T>(
+        &mut self,
+        doing: &'static str,
+        done: Result<T, sqlx::Error>,
+        refused: impl FnOnce(Constraint) -> StoreError,
+    ) -> Result<T, StoreError> {
+        let kind = |error: &sqlx::Error| error.as_database_error().map(sqlx::error::DatabaseError::kind);
+        match done.as_ref().err().and_then(kind) {
+            Some(sqlx::error::ErrorKind::UniqueViolation) => Err(refused(Constraint::Unique)),
+            Some(sqlx::error::ErrorKind::ForeignKeyViolation) => Err(refused(Constraint::Reference)),
+            Some(_) | None => self.read.noted(doing, done),
         }
     }
 
@@ -355,6 +386,19 @@ impl Write {
     ) -> Result<Option<Row>, StoreError> {
         // All rows: a statement that is left before its end has not ended.
         Ok(self.returning_all(doing, query).await?.pop())
+    }
+
+    /// Like [`Self::returning`], for statements whose refusal by a table means something.
+    pub(crate) async fn returning_or(
+        &mut self,
+        doing: &'static str,
+        query: Statement<'_>,
+        refused: impl FnOnce(Constraint) -> StoreError + Send,
+    ) -> Result<Option<Row>, StoreError> {
+        self.read.whole()?;
+        let done = query.fetch_all(self.read.conn()).await;
+        write_point();
+        Ok(self.told_apart(doing, done, refused)?.pop().map(Row))
     }
 
     /// The rows that a statement changed and returns.

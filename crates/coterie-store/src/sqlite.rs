@@ -76,6 +76,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
 pub(crate) async fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
     options(path)
         .create_if_missing(true)
+        // What it takes to undo to a savepoint, which is of no use to another process, stays off the disk.
+        .pragma("temp_store", "MEMORY")
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .connect()

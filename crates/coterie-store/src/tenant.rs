@@ -1,5 +1,7 @@
 //! Tenants, and the keys that their secrets are sealed under.
 
+use std::sync::Arc;
+
 use coterie_crypto::{Entropy, Secret};
 use coterie_model::{EnclaveId, Name, UnixTime};
 
@@ -51,13 +53,19 @@ impl Read {
     }
 
     /// The key of the tenant that an enclave belongs to.
-    pub(crate) async fn key_of_enclave(&mut self, enclave: EnclaveId) -> Result<TenantKey, StoreError> {
+    pub(crate) async fn key_of_enclave(&mut self, enclave: EnclaveId) -> Result<Arc<TenantKey>, StoreError> {
+        if let Some(key) = self.known_tenant_key(enclave) {
+            return Ok(key);
+        }
         let query = sqlx::query(
             "SELECT t.id, t.sealed_key FROM tenants t JOIN enclaves e ON e.tenant_id = t.id WHERE e.id = $1",
         )
         .bind(&enclave.0[..]);
         let row = self.optional("reading a tenant's key", query).await?;
-        self.tenant_key(&row.ok_or(StoreError::NotFound { what: "enclave" })?)
+        let row = row.ok_or(StoreError::NotFound { what: "enclave" })?;
+        let key = Arc::new(self.tenant_key(&row)?);
+        self.know_tenant_key(enclave, &key);
+        Ok(key)
     }
 
     /// The key in a row with `id` and `sealed_key`.

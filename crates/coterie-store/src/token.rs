@@ -123,6 +123,14 @@ const READING: &str = "reading tokens";
 /// The most tokens that a door of an enclave knows.
 const LIVE_TOKENS: u32 = 1_024;
 
+/// That a token can be used: $1 is its id, $2 the time, $3 where from, $4 the member's name.
+macro_rules! usable {
+    () => {
+        "id = $1 AND uses_made < uses_allowed AND revoked_at IS NULL AND not_after >= $2 \
+         AND (source_first IS NULL OR (source_first <= $3 AND source_last >= $3)) AND (member IS NULL OR member = $4)"
+    };
+}
+
 impl Read {
     /// The token of this id, if it is for the enclave.
     ///
@@ -280,37 +288,29 @@ impl Write {
         source: IpAddr,
         now: UnixTime,
     ) -> Result<TokenUse, StoreError> {
-        const DOING: &str = "using a token";
         let source = source.to_canonical();
-        let query = sqlx::query(
-            "UPDATE tokens SET uses_made = uses_made + 1 WHERE id = $1 AND uses_made < uses_allowed \
-             AND revoked_at IS NULL AND not_after >= $2 \
-             AND (source_first IS NULL OR (source_first <= $3 AND source_last >= $3)) \
-             AND (member IS NULL OR member = $4) RETURNING *",
-        )
+        // First the use, so that one that a table refuses does not count.
+        let query = sqlx::query(concat!(
+            "INSERT INTO token_uses (enclave_id, member_id, token_id, name, time, source, ended) \
+             SELECT enclave_id, $5, id, $4, $2, $6, NULL FROM tokens WHERE ",
+            usable!(),
+            "; UPDATE tokens SET uses_made = uses_made + 1 WHERE ",
+            usable!(),
+            " RETURNING *"
+        ))
         .bind(&id.0[..])
         .bind(stored_time(now)?)
         .bind(sortable(source))
-        .bind(name.as_str());
-        let Some(row) = self.returning(DOING, query).await? else {
-            return Ok(TokenUse::Refused(self.refusal(id, name, source, now).await?));
-        };
-        let used = token(&row)?;
-        let query = sqlx::query(
-            "INSERT INTO token_uses (enclave_id, member_id, token_id, name, time, source, ended) \
-             VALUES ($1, $2, $3, $4, $5, $6, NULL)",
-        )
-        .bind(&used.enclave.0[..])
-        .bind(&member.0[..])
-        .bind(&id.0[..])
         .bind(name.as_str())
-        .bind(stored_time(now)?)
+        .bind(&member.0[..])
         .bind(source.to_string());
         let refused = |_unique: Constraint| StoreError::Exists {
             what: "member that a token made",
         };
-        self.execute_or(DOING, query, refused).await?;
-        Ok(TokenUse::Used(used))
+        match self.returning_or("using a token", query, refused).await? {
+            Some(row) => Ok(TokenUse::Used(token(&row)?)),
+            None => Ok(TokenUse::Refused(self.refusal(id, name, source, now).await?)),
+        }
     }
 
     /// Why the statement of [`Self::use_token`] changed nothing.
