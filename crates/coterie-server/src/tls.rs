@@ -49,7 +49,7 @@ pub(crate) fn for_nodes(enclave: &Enclave, now: UnixTime) -> anyhow::Result<Arc<
             .map(CertificateDer::from),
     );
     let mut roots = rustls::RootCertStore::empty();
-    for root in [enclave.root_certificate()] {
+    for root in enclave.root_certificates() {
         roots
             .add(CertificateDer::from(root.to_vec()))
             .context("an enclave's root is no trust anchor")?;

@@ -143,7 +143,7 @@ impl State {
     }
 
     pub(super) async fn rotate_root(&mut self, hand: &mut Hand<'_>) -> Result<Outcome, Failed> {
-        //ROOT self.enclave.rotate_root(hand.now, &mut SystemEntropy)?;
+        self.enclave.rotate_root(hand.now, &mut SystemEntropy)?;
         self.root_changed = true;
         self.knocking = None;
         hand.audit(self.tenant, ("root.rotate", self.enclave.name().as_str()), json!({}))

@@ -1,0 +1,13 @@
+//! What nodes see of a server that runs as it is shipped.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test looks for one kind of message among many"
+)]
+
+mod crash;
+mod follow;
+mod machine;
+mod site;
+mod tls;
+mod token;

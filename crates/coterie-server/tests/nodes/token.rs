@@ -1,0 +1,168 @@
+//! Tokens under everybody at once, and what their refusals say to whom.
+
+use coterie_api::v1;
+use coterie_control::enrol::REFUSED;
+use http::{HeaderMap, Method};
+
+use crate::site::{Machine, Site, name};
+
+/// 64 machines at once with one single-use token: exactly one gets in. `COTERIE_TOKEN_ROUNDS` says how often.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_at_once_one_token_lets_one_in() {
+    let rounds: usize = std::env::var("COTERIE_TOKEN_ROUNDS").map_or(20, |n| n.parse().unwrap());
+    let site = Site::start();
+    let owner = site.shop().await;
+    for round in 0..rounds {
+        for uses in [1_usize, if round % 5 == 0 { 7 } else { 1 }] {
+            let token = std::sync::Arc::new(owner.token("web", u32::try_from(uses).unwrap()).await);
+            let tries: Vec<_> = (0..64)
+                .map(|n| {
+                    let token = std::sync::Arc::clone(&token);
+                    tokio::spawn(async move {
+                        let mut machine = Machine::new(&format!("web-{round}-{uses}-{n}"), &token);
+                        machine.enrol(&token).await.is_some()
+                    })
+                })
+                .collect();
+            let mut winners = 0;
+            for tried in tries {
+                winners += usize::from(tried.await.unwrap());
+            }
+            assert_eq!(winners, uses, "round {round}");
+        }
+        let names: Vec<_> = owner
+            .members()
+            .await
+            .into_iter()
+            .filter(|member| member.name.as_str().starts_with("web-"))
+            .map(|member| member.name)
+            .collect();
+        let _ended: v1::Ended = owner
+            .post("/v1/enclaves/shop/members/end", &v1::EndMembers { names })
+            .await
+            .unwrap();
+    }
+}
+
+/// Whatever is wrong with a token, the wire says the same, and the administrator what.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_the_same_on_the_wire_and_different_in_the_audit_log() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let other = site.tenant("umbrella").await;
+    let _applied = other.apply("shop", crate::site::FILE).await.unwrap();
+    let foreign = other.token("web", 1).await;
+
+    let spent = owner.token("web", 1).await;
+    assert!(Machine::new("web-1", &spent).enrol(&spent).await.is_some());
+    let short = v1::NewToken {
+        template: name("web"),
+        member: None,
+        uses: 1,
+        ttl_seconds: 1,
+        ephemeral_seconds: None,
+        from: None,
+    };
+    let expired = owner.token_of("shop", &short).await;
+    let elsewhere = v1::NewToken {
+        ttl_seconds: 600,
+        from: Some("192.0.2.0/24".to_owned()),
+        ..short.clone()
+    };
+    let elsewhere = owner.token_of("shop", &elsewhere).await;
+    let bound = v1::NewToken {
+        ttl_seconds: 600,
+        member: Some(name("web-9")),
+        ..short
+    };
+    let bound = owner.token_of("shop", &bound).await;
+    let revoked = owner.token("web", 1).await;
+    let hex: String = revoked.id.iter().map(|byte| format!("{byte:02x}")).collect();
+    owner.delete(&format!("/v1/enclaves/shop/tokens/{hex}")).await.unwrap();
+    while crate::site::now() <= expired.not_after {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+
+    let cases = [
+        (&spent, "used up"),
+        (&expired, "expired"),
+        (&elsewhere, "not for use from this address"),
+        (&bound, "another"),
+        (&revoked, "revoked"),
+        (&foreign, "another enclave"),
+    ];
+    for (token, _) in cases {
+        let mut machine = Machine::new("web-2", token);
+        machine.enclave = spent.enclave;
+        assert!(
+            machine.enrol_pinning(token, spent.root_hash).await.is_none(),
+            "refused, and no more is said"
+        );
+    }
+    // What is no application at all gets the same answer.
+    let visitor = Machine::new("web-3", &spent).visitor().await;
+    for bytes in [vec![], vec![1; 20], vec![9; 200], vec![1; 2000]] {
+        let answer = visitor
+            .request(Method::POST, "/v1/enrol", HeaderMap::new(), bytes.into(), 1 << 16)
+            .await;
+        let answer = answer.unwrap().accepted().unwrap();
+        assert_eq!(&answer.body[..], REFUSED);
+    }
+
+    let page: v1::AuditPage = owner.get("/v1/audit?after=0&limit=1000").await.unwrap();
+    let refusals: Vec<String> = page
+        .entries
+        .iter()
+        .filter(|entry| entry.action == "member.refuse")
+        .map(|entry| entry.detail.to_string())
+        .collect();
+    for (_, words) in cases {
+        assert!(
+            refusals.iter().any(|said| said.contains(words)),
+            "{words}: {refusals:#?}"
+        );
+    }
+}
+
+/// The same keys, the same token: the answer is given again, and nothing is counted twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_lost_is_given_again() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let token = owner.token("web", 1).await;
+    let mut machine = Machine::new("web-1", &token);
+    let first = machine.enrol(&token).await.unwrap().member;
+    let again = machine.enrol(&token).await.expect("the same machine").member;
+    assert_eq!(first, again);
+    let mut other = Machine::new("web-1", &token);
+    assert!(other.enrol(&token).await.is_none(), "another machine of this name");
+}
+
+/// A ticket brings a machine back once; the one before it tells of a clone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_is_good_once() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let token = owner.token("app", 1).await;
+    let mut machine = Machine::new("app-1", &token);
+    let first = machine.enrol(&token).await.unwrap().member;
+    let ticket = machine.ticket.as_ref().expect("the template says so").duplicate();
+
+    let mut rebooted = Machine::new("app-1", &token);
+    rebooted.ticket = Some(ticket.duplicate());
+    let second = rebooted.enrol(&token).await.expect("it comes back").member;
+    assert_ne!(first, second, "as a new enrolment");
+    let mut clone = Machine::new("app-1", &token);
+    clone.ticket = Some(ticket);
+    assert!(clone.enrol(&token).await.is_none(), "an old ticket");
+
+    let mut again = Machine::new("app-1", &token);
+    again.ticket = rebooted.ticket;
+    assert!(again.enrol(&token).await.is_some(), "the newest ticket is good still");
+    let page: v1::AuditPage = owner.get("/v1/audit?after=0&limit=1000").await.unwrap();
+    assert!(
+        page.entries
+            .iter()
+            .any(|entry| entry.detail.to_string().contains("cloned"))
+    );
+}
