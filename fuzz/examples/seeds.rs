@@ -88,7 +88,7 @@ fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("view", views()),
         ("request", edits(1800)),
         ("keys", edits(120)),
-        ("token", changes(&[0, 1], 210, 6, &[2])),
+        ("token", changes(&[0, 1], 260, 6, &[2])),
         ("application", applications()),
         ("reply", replies()),
         ("message", messages(&statements, &list, &key)),
@@ -412,7 +412,7 @@ via = "a"
 
 /// Small numbers in every place of a bundle's front and template.
 fn numbers() -> Vec<Vec<u8>> {
-    let places = 200..480u16;
+    let places = 150..680u16;
     let edit = |place: u16, new: u8| {
         let [high, low] = place.to_be_bytes();
         vec![0, high, low, 1, 1, new]
@@ -432,9 +432,9 @@ fn objects() -> Vec<Vec<u8>> {
         let [high, low] = place.to_be_bytes();
         vec![3, high, low, 1, 1, new]
     };
-    let objects = (0..8).flat_map(|which| (0..280).map(move |place| object(which, place, 2)));
+    let objects = (0..9).flat_map(|which| (0..280).map(move |place| object(which, place, 2)));
     let wrapped = (0..1500).step_by(3).chain(0..12).map(|place| wrapped(place, 3));
-    let cuts = (0..6000u16).filter(|at| *at < 700 || at % 16 == 0).map(|at| {
+    let cuts = (0..6000u16).filter(|at| *at < 900 || at % 16 == 0).map(|at| {
         let [high, low] = at.to_be_bytes();
         vec![5, high, low]
     });
@@ -663,6 +663,8 @@ fn messages(statements: &[Signed<Statement>], list: &Signed<Revocations>, key: &
         message::renew(),
         message::knocks(&[knock(1), knock(2)]),
         message::mark(7),
+        message::explain(7, "web-1"),
+        message::explain(7, &"n".repeat(256)),
     ];
     framed.extend(message::change(tag, &entries, &[name("gone"), name("too")]));
     framed.extend(message::whole(tag, &[]));
@@ -673,11 +675,16 @@ fn messages(statements: &[Signed<Statement>], list: &Signed<Revocations>, key: &
         let cuts = (1..message.len()).filter(|at| *at < 24 || at % 64 == 0);
         all.extend(cuts.map(|at| message[..at].to_vec()));
         all.push([&message[..], &[0]].concat());
-        all.extend([1, 17, 18, 19].into_iter().filter(|at| *at < message.len()).map(|at| {
-            let mut changed = message.clone();
-            changed[at] = 0xff;
-            changed
-        }));
+        all.extend(
+            [1, 9, 10, 11, 17, 18, 19]
+                .into_iter()
+                .filter(|at| *at < message.len())
+                .map(|at| {
+                    let mut changed = message.clone();
+                    changed[at] = 0xff;
+                    changed
+                }),
+        );
         all.push(message);
     }
     all

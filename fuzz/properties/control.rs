@@ -4,14 +4,14 @@
 //! changed of a true file. So the corpus stays of use when the true file changes.
 
 use coterie_control::{
-    bundle::{Bundle, BundleError, Keys, Opened, Request, RequestError, root_hash},
+    bundle::{Bundle, BundleError, Keys, Opened, Request, RequestError, Succession, parts, root_hash},
     file,
 };
 use coterie_crypto::aead::{Key, Suite};
 use coterie_model::{Authority, SignedObject as _};
 
 use super::{
-    remake::{armoured, edited, expected, keys_file},
+    remake::{armoured, body_of, edited, expected, keys_file},
     site::{NOW, Site, THE_SITE},
 };
 
@@ -185,10 +185,10 @@ fn with_object(site: &Site, data: &[u8]) -> Vec<u8> {
     let (label, body, place) = &site.objects[usize::from(*which) % site.objects.len()];
     let mut object = edited(body, edits);
     object.truncate(1100);
-    let key = if *label == Authority::LABEL {
-        &site.root
-    } else {
-        &site.statement_key
+    let key = match *label {
+        Authority::LABEL => &site.root,
+        Succession::LABEL => &site.earlier,
+        _ => &site.statement_key,
     };
     let signature = key.sign(label, &object);
     object.extend_from_slice(&signature);
@@ -281,6 +281,13 @@ fn open(site: &Site, bytes: &[u8]) {
     );
     assert_eq!(claims, (&opened.name, opened.serial, opened.not_after));
     assert_eq!(parsed.claimed_root(), site.root_hash);
+    // Who knows the root before believes it by that root's word, and by nothing else.
+    let body = body_of(&(plain(bytes) + "\n"));
+    let (front, _) = parts::decode_bundle(&body).expect("it was opened");
+    let earlier = site.earlier.verifying_key();
+    let named = front.successions.iter().any(|link| link.claimed().from == earlier);
+    let by_the_word = parsed.open(&site.keys, Some(root_hash(&earlier)), NOW, 1);
+    assert_eq!(by_the_word.is_ok(), named);
 }
 
 fn consistent(site: &Site, opened: &Opened) {

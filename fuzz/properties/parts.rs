@@ -2,7 +2,7 @@
 //! around them.
 
 use coterie_control::bundle::{
-    CertificateError, MAX_ENTRIES,
+    CertificateError, MAX_ENTRIES, MAX_SERVERS, MAX_SUCCESSIONS,
     parts::{self, Certificate},
 };
 use coterie_model::Writer;
@@ -36,6 +36,7 @@ pub(crate) fn bundle_body(data: &[u8]) {
                 let (body, _signature) = bytes.split_last_chunk::<64>().expect("a signature");
                 assert_eq!(parts::encode_body(&front, &content), body);
                 assert!(!content.template.suites.is_empty() && content.template.exclude.len() <= 512);
+                assert!(front.successions.len() <= MAX_SUCCESSIONS && content.servers.len() <= MAX_SERVERS);
                 assert!(content.gateways.len() <= 16 && content.pools.len() <= 16 && content.mtu != Some(0));
                 assert!(content.statements.len() <= 64 && content.manifests.len() <= 256 && content.views.len() <= 64);
             }

@@ -9,7 +9,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use coterie_control::{
-    bundle::{Keys, Request},
+    bundle::{Keys, Request, Succession},
     issue::{Enclave, Part, Roll},
 };
 use coterie_crypto::{Secret, SeededEntropy, sign::SigningKey};
@@ -35,6 +35,8 @@ type Records = BTreeMap<Part, Vec<u8>>;
 struct Stored {
     records: Vec<(Part, Vec<u8>)>,
     root: SigningKey,
+    /// The root before.
+    earlier: SigningKey,
     statement: SigningKey,
     identities: BTreeMap<Name, SigningKey>,
 }
@@ -66,14 +68,23 @@ impl Stored {
         enclave
             .roll(&name("db"), Roll::Scheduled { activates_in }, NOW, &mut entropy)
             .expect("the first has activated");
-        let all = enclave.take_records().into_iter();
-        let records: Vec<_> = all.filter_map(|r| Some((r.part, r.value?.to_vec()))).collect();
-        let (_, seeds) = records.iter().find(|(part, _)| *part == Part::Root).expect("keys");
-        let key = |seed| SigningKey::from_seed(Secret::from_slice(seed).expect("a seed"));
-        let (root, statement) = (key(&seeds[..32]), key(&seeds[32..]));
+        enclave.set_servers(vec!["10.77.0.9:4750".parse().expect("an address")]);
+        let parts = |enclave: &mut Enclave| -> (Vec<(Part, Vec<u8>)>, SigningKey, SigningKey) {
+            enclave.touch_all();
+            let all = enclave.take_records().into_iter();
+            let records: Vec<_> = all.filter_map(|r| Some((r.part, r.value?.to_vec()))).collect();
+            let (_, seeds) = records.iter().find(|(part, _)| *part == Part::Root).expect("keys");
+            let key = |seed| SigningKey::from_seed(Secret::from_slice(seed).expect("a seed"));
+            let (root, statement) = (key(&seeds[..32]), key(&seeds[32..]));
+            (records, root, statement)
+        };
+        let (_, earlier, _) = parts(&mut enclave);
+        enclave.rotate_root(NOW, &mut entropy).expect("the first time");
+        let (records, root, statement) = parts(&mut enclave);
         Self {
             records,
             root,
+            earlier,
             statement,
             identities,
         }
@@ -94,6 +105,7 @@ impl Stored {
         match part {
             Part::Revocations => Some((Revocations::LABEL, &self.statement)),
             Part::Enclave if place == "/authority" => Some((Authority::LABEL, &self.root)),
+            Part::Enclave if place.ends_with("/succession") => Some((Succession::LABEL, &self.earlier)),
             Part::Community(_) if place.ends_with("/manifest") => Some((Manifest::LABEL, &self.statement)),
             Part::Member(_) if place.contains("/statements/") => Some((Statement::LABEL, &self.statement)),
             Part::Member(name) if place.ends_with("/request") => {

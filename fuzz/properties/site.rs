@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use coterie_control::{
-    bundle::{Bundle, Keys, Opened, Request, member_uri},
+    bundle::{Bundle, Keys, Opened, Request, Succession, member_uri, parts},
     issue::Enclave,
 };
 use coterie_crypto::{
@@ -53,6 +53,8 @@ pub(crate) struct Site {
     pub(crate) root_hash: [u8; 32],
     /// Signs the authority.
     pub(crate) root: SigningKey,
+    /// The root before, which has named this one.
+    pub(crate) earlier: SigningKey,
     /// The same key; signs certificates.
     pub(crate) root_pair: rcgen::KeyPair,
     pub(crate) uri: String,
@@ -108,17 +110,20 @@ impl Site {
         enclave
             .issue(&name("gone"), NOW, &mut entropy)
             .expect("an enrolled member");
+        enclave.set_servers(vec!["10.77.0.9:4750".parse().expect("an address")]);
         enclave.revoke(&name("gone"), NOW).expect("an enrolled member");
-        let bundle_text = enclave
-            .issue(&name("left"), NOW, &mut entropy)
-            .expect("an enrolled member");
-        let files = enclave.to_files();
-        let seed = |path| {
+        let seed = |enclave: &Enclave, path| {
+            let files = enclave.to_files();
             let stored = files.iter().find(|f| f.path == path).expect("it is always written");
             let body = body_of(core::str::from_utf8(&stored.bytes).expect("text"));
             SigningKey::from_seed(Secret::from_slice(&body[1..]).expect("a seed"))
         };
-        let (root, statement_key) = (seed("root.key"), seed("statement.key"));
+        let earlier = seed(&enclave, "root.key");
+        enclave.rotate_root(NOW, &mut entropy).expect("the first time");
+        let (root, statement_key) = (seed(&enclave, "root.key"), seed(&enclave, "statement.key"));
+        let bundle_text = enclave
+            .issue(&name("left"), NOW, &mut entropy)
+            .expect("an enrolled member");
         let request_text = Request::new(&keys).expect("true keys").to_text();
         let keys_text = keys.to_text().to_string();
         let keys_body = body_of(&keys_text);
@@ -150,6 +155,7 @@ impl Site {
             root_pair: rcgen::KeyPair::try_from(root.to_pkcs8().expect("a key").as_slice()).expect("a key"),
             uri: member_uri(&opened.authority.name, &opened.name),
             root,
+            earlier,
             statement_key,
             keys,
             keys_text,
@@ -185,6 +191,8 @@ fn objects(
         object(Authority::LABEL, opened.authority.bytes()),
         object(Revocations::LABEL, list.bytes()),
     ];
+    let (front, _) = parts::decode_bundle(bundle).expect("a true bundle");
+    all.extend(front.successions.iter().map(|s| object(Succession::LABEL, s.bytes())));
     all.extend(opened.statements.iter().map(|s| object(Statement::LABEL, s.bytes())));
     all.extend(opened.manifests.iter().map(|m| object(Manifest::LABEL, m.bytes())));
     let head = Head {

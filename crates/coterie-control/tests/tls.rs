@@ -1,7 +1,8 @@
 //! Certificates of an enclave in the hands of TLS libraries: rustls, and the checks of OpenSSL's command.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "a test fails by panicking")]
 #![expect(
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "the crate starts no program and reads no clock; its tests ask OpenSSL"
 )]
 

@@ -85,7 +85,7 @@ impl Enclave {
             issued: now,
             not_after: {
                 let ends = self.enrolment(name)?.statements.values().map(|s| s.not_after);
-                ends.min().unwrap_or(self.lease_end(now))
+                ends.min().unwrap_or_else(|| self.lease_end(now))
             },
         };
         let content = self.content(&front, with_views, entropy)?;

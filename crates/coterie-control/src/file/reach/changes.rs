@@ -179,6 +179,11 @@ fn chosen(ranks: &[Option<usize>], held: &[usize]) -> Option<usize> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test looks at the clock"
+)]
 mod tests {
     use std::time::{Duration, Instant};
 
