@@ -21,7 +21,7 @@ use super::RemoteError;
 /// What the DER of an Ed25519 public key begins with (RFC 8410 section 4), without the outer sequence.
 const ED25519: [u8; 10] = [0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// The certificate at the end of the chain that a server shows.
+/// A certificate of the chain that a server shows.
 #[derive(Debug, Clone, Copy)]
 pub struct Root<'a> {
     /// The certificate (DER).
@@ -38,7 +38,7 @@ pub type RootCheck = Arc<dyn Fn(Root<'_>) -> bool + Send + Sync>;
 pub enum Trust {
     /// One for which one of these certificates (DER) vouches.
     Authority(Vec<Vec<u8>>),
-    /// One that sends, at the end of its chain, a certificate that passes this check and vouches for its own.
+    /// One that sends, in its chain, a certificate that passes this check and vouches for its own.
     Root(RootCheck),
 }
 
@@ -166,20 +166,28 @@ impl ServerCertVerifier for RootVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let (root, between) = intermediates.split_last().ok_or(CertificateError::UnknownIssuer)?;
+        // After a root was replaced the chain holds more than one: the first that is known vouches.
         let mut roots = RootCertStore::empty();
-        roots.add(root.clone().into_owned())?;
-        let key = roots.roots.first().and_then(|anchor| {
-            let key = anchor.subject_public_key_info.strip_prefix(&ED25519)?;
-            <&[u8; 32]>::try_from(key).ok()
-        });
-        let shown = Root {
-            certificate: root,
-            ed25519: key,
-        };
-        if !(self.check)(shown) {
+        for certificate in intermediates {
+            let mut one = RootCertStore::empty();
+            one.add(certificate.clone().into_owned())?;
+            let key = one.roots.first().and_then(|anchor| {
+                let key = anchor.subject_public_key_info.strip_prefix(&ED25519)?;
+                <&[u8; 32]>::try_from(key).ok()
+            });
+            let shown = Root {
+                certificate,
+                ed25519: key,
+            };
+            if (self.check)(shown) {
+                roots = one;
+                break;
+            }
+        }
+        if roots.is_empty() {
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }
+        let between = intermediates;
         let leaf = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(&leaf, &roots, between, now, self.algorithms.all)?;
         verify_server_name(&leaf, server_name)?;

@@ -123,6 +123,8 @@ impl Keeper {
             metrics,
             tls: Arc::clone(&this.tls),
             tls_made: clock::now().0,
+            pulsed: 0,
+            reminded: 0,
         };
         tokio::spawn(task.run(receiver));
         Ok(this)
@@ -190,6 +192,9 @@ struct Task {
     metrics: Arc<Metrics>,
     tls: Arc<Mutex<Arc<ServerConfig>>>,
     tls_made: u64,
+    /// When the pulse was told last, and when members were reminded.
+    pulsed: u64,
+    reminded: u64,
 }
 
 type Waiting = (Deed, oneshot::Sender<Result<Outcome, Refusal>>);
@@ -333,12 +338,14 @@ impl Task {
             revision: self.state.revision,
             ..Told::default()
         };
-        if now.0.is_multiple_of(PULSE)
+        if self.pulsed + PULSE <= now.0
             && let Some(head) = self.state.enclave.head(now)
         {
+            self.pulsed = now.0;
             told.everybody = coterie_control::follow::message::pulse(&head).into();
         }
-        if now.0.is_multiple_of(REMIND) {
+        if self.reminded + REMIND <= now.0 {
+            self.reminded = now.0;
             let due = self.state.enclave.due_for_renewal(now).into_iter();
             told.due = due.filter(|name| self.presence.is_here(name)).collect();
         }
