@@ -1,8 +1,8 @@
 //! What is kept, what is not, and who sees what.
 
-use coterie_store::{Store, StoreError, Value};
+use coterie_store::{AuditEntry, AuditVerdict, Scope, Store, StoreError, Value};
 
-use crate::site::{NOW, Site, add_change, member, name, root_key, static_key};
+use crate::site::{NOW, Site, add_change, member, name, root_key, static_key, tenant_with_enclave};
 
 #[tokio::test]
 async fn what_is_dropped_is_not_kept_and_the_next_one_works() {
@@ -63,6 +63,60 @@ async fn a_step_that_is_undone_takes_no_other_with_it() {
         assert_eq!(key.is_some(), n % 2 == 0, "{n}");
     }
     assert_eq!(r.tenants().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_transaction_knows_of_itself_goes_with_what_is_undone() {
+    let mut site = Site::new().await;
+    let null = serde_json::Value::Null;
+    let entry = |action| AuditEntry {
+        scope: Scope::Tenant(site.tenant),
+        actor: "ada",
+        action,
+        object: "prod",
+        detail: &null,
+    };
+    let mut w = site.store.write().await.unwrap();
+    assert_eq!(w.audit(&entry("first"), NOW).await.unwrap(), 1);
+    let outer = w.savepoint().await.unwrap();
+    assert_eq!(w.audit(&entry("undone"), NOW).await.unwrap(), 2);
+    let (tenant, other) = tenant_with_enclave(&mut w, "bravo", "prod", &mut site.entropy).await;
+    let inner = w.savepoint().await.unwrap();
+    let secret = Value::Secret(b"k");
+    w.put_record(other, "keys", "web", secret, &mut site.entropy)
+        .await
+        .unwrap();
+    w.remove_enclave(tenant, other).await.unwrap();
+    let error = w
+        .put_record(other, "keys", "web", secret, &mut site.entropy)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { what: "enclave" }), "{error}");
+    let gone = w.read().live_tokens(other, NOW).await.unwrap_err();
+    assert!(matches!(gone, StoreError::NotFound { what: "enclave" }), "{gone}");
+    w.undo(outer).await.unwrap();
+    // The one inside went with the one around it, whatever is marked since.
+    let next = w.savepoint().await.unwrap();
+    let nested = w.savepoint().await.unwrap();
+    let error = w.keep(inner).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { what: "savepoint" }), "{error}");
+    w.keep(nested).await.unwrap();
+    let error = w.read().live_tokens(other, NOW).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { what: "enclave" }), "{error}");
+    assert_eq!(w.audit(&entry("second"), NOW).await.unwrap(), 2);
+    w.keep(next).await.unwrap();
+    assert_eq!(w.audit(&entry("third"), NOW).await.unwrap(), 3);
+    w.put_record(site.enclave, "keys", "web", secret, &mut site.entropy)
+        .await
+        .unwrap();
+    w.commit().await.unwrap();
+    let mut r = site.store.read().await.unwrap();
+    assert_eq!(r.verify_audit().await.unwrap(), AuditVerdict::Whole { rows: 3 });
+    let log = r.audit(Scope::Tenant(site.tenant), 0, 10).await.unwrap();
+    let actions: Vec<_> = log.iter().map(|row| row.action.as_str()).collect();
+    assert_eq!(actions, ["first", "second", "third"]);
+    drop(r);
+    assert!(site.store.check().await.unwrap().findings.is_empty());
 }
 
 #[tokio::test]
