@@ -92,6 +92,21 @@ impl Read {
         self.all(READING, query).await?.iter().map(audit_row).collect()
     }
 
+    /// The newest rows of the log of a tenant, or of the operator: at most `limit`, the oldest of them first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn newest_audit(&mut self, scope: Scope, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
+        let query = match scope {
+            Scope::Tenant(tenant) => sqlx::query("SELECT * FROM audit WHERE tenant_id = $2 ORDER BY seq DESC LIMIT $1")
+                .bind(i64::from(limit))
+                .bind(tenant.0.to_vec()),
+            Scope::Operator => sqlx::query("SELECT * FROM audit WHERE tenant_id IS NULL ORDER BY seq DESC LIMIT $1")
+                .bind(i64::from(limit)),
+        };
+        self.all(READING, query).await?.iter().rev().map(audit_row).collect()
+    }
+
     /// The log of everybody: for the operator of the server, and for export.
     ///
     /// # Errors

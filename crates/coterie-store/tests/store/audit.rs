@@ -39,6 +39,9 @@ async fn each_reads_its_own_log_in_order() {
     );
     assert_eq!(seqs(r.audit(Scope::Tenant(site.tenant), 1, 2).await.unwrap()), [3, 5]);
     assert_eq!(seqs(r.audit(Scope::Operator, 0, 100).await.unwrap()), [2, 4, 6]);
+    let newest = r.newest_audit(Scope::Tenant(site.tenant), 2).await.unwrap();
+    assert_eq!(seqs(newest), [5, 7]);
+    assert_eq!(seqs(r.newest_audit(Scope::Operator, 100).await.unwrap()), [2, 4, 6]);
     assert_eq!(seqs(r.audit_of_all(5, 100).await.unwrap()), [6, 7]);
     assert_eq!(r.verify_audit().await.unwrap(), AuditVerdict::Whole { rows: ROWS });
 }
