@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bundle::BundleCommand, demo::DemoArguments, enclave::EnclaveCommand, exit, explain::ExplainArguments, node,
+    bundle::BundleCommand, demo::DemoArguments, enclave::EnclaveCommand, exit, explain::ExplainArguments, node, server,
 };
 
 /// Isolates virtual machines by cryptography: only machines that share a community can exchange packets
@@ -39,7 +39,38 @@ pub(crate) enum Command {
     Explain(ExplainArguments),
     /// Print coteried's metrics in Prometheus text format
     Metrics(node::NodeArguments),
-    /// Make, check and change an enclave from its file
+    /// Log in to a configuration server; COTERIE_SERVER, COTERIE_KEY and COTERIE_CA do it for one command
+    Login(server::login::LoginArguments),
+    /// Forget the login
+    Logout,
+    /// Make the server's enclave as its file says, after showing who reaches whom otherwise
+    Apply(server::apply::ApplyArguments),
+    /// Show what applying an enclave file would change
+    Diff(server::apply::DiffArguments),
+    /// List what the server has: enclaves, members, communities, tokens, principals
+    Get(server::get::GetArguments),
+    /// Make, list and end tokens, with which machines join by themselves
+    #[command(subcommand)]
+    Token(server::token::TokenCommand),
+    /// Replace keys of communities of interest
+    #[command(subcommand)]
+    Coi(server::community::CommunityCommand),
+    /// Cut members off, let them back in, end them
+    #[command(subcommand)]
+    Vm(server::vm::VmCommand),
+    /// Replace the root of an enclave
+    #[command(subcommand)]
+    Root(server::root::RootCommand),
+    /// Read the audit log
+    #[command(subcommand)]
+    Audit(server::audit::AuditCommand),
+    /// Make, list and end keys of people and programs that call the server
+    #[command(subcommand)]
+    Key(server::principal::KeyCommand),
+    /// Make, list and remove tenants; for the server's operator
+    #[command(subcommand)]
+    Tenant(server::tenant::TenantCommand),
+    /// Make, check and change an enclave from its file, without a server
     #[command(subcommand)]
     Enclave(EnclaveCommand),
     /// Make, show and check bundles, which make machines members

@@ -190,7 +190,8 @@ fn issue(arguments: &IssueArguments) -> anyhow::Result<()> {
     output::print(&issued(&enclave, name, output, request.as_ref(), admission))
 }
 
-fn read_request(path: &Path, fingerprint: Option<&str>) -> anyhow::Result<Request> {
+/// Reads a request, and compares its fingerprint with what the machine said.
+pub(crate) fn read_request(path: &Path, fingerprint: Option<&str>) -> anyhow::Result<Request> {
     let request = Request::parse(&disk::read(path, bundle::MAX_BYTES)?)
         .with_context(|| format!("cannot use request {}", path.display()))?;
     let digits = |text: &str| {

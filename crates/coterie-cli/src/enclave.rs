@@ -83,6 +83,15 @@ pub(crate) enum EnclaveCommand {
         #[arg(long, short, value_name = "DIR")]
         directory: PathBuf,
     },
+    /// Remove an enclave from the server; its members are members of nothing then
+    Remove {
+        /// The enclave
+        #[arg(value_parser = Name::new)]
+        name: Name,
+        /// Do not ask before
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// Print the JSON Schema of the enclave file, for editors
     Schema,
 }
@@ -107,6 +116,7 @@ pub(crate) fn run(command: EnclaveCommand) -> anyhow::Result<()> {
             roll(&community, &directory, kind)
         }
         EnclaveCommand::Revoke { member, directory } => revoke(&member, &directory),
+        EnclaveCommand::Remove { name, yes } => crate::server::remove_enclave(&name, yes),
         EnclaveCommand::Schema => schema(),
     }
 }

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Error;
+use coterie_api::remote::RemoteError;
+use coterie_api::v1::problem::code;
 use coterie_api::{CallError, Failure};
 
 use crate::output;
@@ -13,8 +15,8 @@ Exit codes:
   0  done
   1  failed; the message says what, where and what to do
   2  wrong usage
-  3  no coteried answers
-  4  prohibited: the policy says no
+  3  no coteried, or no server, answers
+  4  prohibited: the policy, or one's role, says no
   5  not within the time given";
 
 /// How a command ends.
@@ -24,9 +26,13 @@ pub(crate) enum Exit {
     Done,
     /// It failed.
     Failed,
+    /// What was compared is not the same.
+    Differs,
+    /// It could not be compared.
+    NotCompared,
     /// It was asked for in a way that means nothing.
     Usage,
-    /// No coteried answers.
+    /// No coteried, or no server, answers.
     NotReachable,
     /// The policy says no.
     Prohibited,
@@ -38,8 +44,8 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
             Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::Usage => 2,
+            Exit::Failed | Exit::Differs => 1,
+            Exit::Usage | Exit::NotCompared => 2,
             Exit::NotReachable => 3,
             Exit::Prohibited => 4,
             Exit::Timeout => 5,
@@ -69,9 +75,17 @@ impl Stop {
         .into()
     }
 
+    /// Ends with `exit` for a reason that is told already, or wrapped.
+    pub(crate) fn new(exit: Exit) -> Self {
+        Self {
+            exit,
+            message: String::new(),
+        }
+    }
+
     /// Ends with `exit`; the command has printed why.
     pub(crate) fn said(exit: Exit) -> Error {
-        Self::because(exit, "")
+        Self::new(exit).into()
     }
 }
 
@@ -98,14 +112,35 @@ pub(crate) fn report(error: &Error) -> Exit {
     exit
 }
 
-fn exit_of(error: &Error) -> Exit {
+/// The exit code of an error.
+pub(crate) fn exit_of(error: &Error) -> Exit {
     if let Some(stop) = error.downcast_ref::<Stop>() {
         return stop.exit;
+    }
+    if let Some(error) = error.downcast_ref::<RemoteError>() {
+        return of_remote(error);
     }
     match error.downcast_ref::<CallError>() {
         Some(CallError::NotReachable { .. } | CallError::Broken { .. }) => Exit::NotReachable,
         Some(CallError::Refused(failure)) => of_failure(failure),
         None => Exit::Failed,
+    }
+}
+
+/// The exit code for what a server answered, or did not.
+fn of_remote(error: &RemoteError) -> Exit {
+    match error {
+        RemoteError::NotReachable { .. }
+        | RemoteError::NotTheServer { .. }
+        | RemoteError::NotAccepted { .. }
+        | RemoteError::Tls { .. }
+        | RemoteError::Broken { .. } => Exit::NotReachable,
+        RemoteError::Timeout { .. } => Exit::Timeout,
+        RemoteError::Problem { problem, .. } if problem.code == code::FORBIDDEN => Exit::Prohibited,
+        RemoteError::Problem { .. }
+        | RemoteError::TooLong { .. }
+        | RemoteError::Unexpected { .. }
+        | RemoteError::Settings { .. } => Exit::Failed,
     }
 }
 
@@ -145,6 +180,17 @@ mod tests {
         ] {
             assert_eq!(exit_of(&CallError::Refused(failure(code)).into()), exit, "{code}");
         }
+    }
+
+    #[test]
+    fn what_wraps_an_error_decides_over_it() {
+        let wrapped = Error::msg("no such file").context(Stop::new(Exit::NotCompared));
+        assert_eq!(exit_of(&wrapped), Exit::NotCompared);
+        let away = RemoteError::NotReachable {
+            server: "server.example:4750".to_owned(),
+            source: std::io::ErrorKind::ConnectionRefused.into(),
+        };
+        assert_eq!(exit_of(&away.into()), Exit::NotReachable);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `coterie explain`: why a member is reached as it is, from a running node or from an enclave file.
+//! `coterie explain`: why a member is reached as it is, from a running node, from an enclave file, or from the server.
 
 use std::path::PathBuf;
 
@@ -12,6 +12,7 @@ use crate::{
     exit::{Exit, Stop},
     node::{self, Socket},
     output::{self, Format, Paint},
+    server::{self, EnclaveArgument},
     table::{Cell, Table},
 };
 
@@ -20,6 +21,12 @@ pub(crate) struct ExplainArguments {
     /// From this member to that one; on a node the destination alone: a name or an inside address, a port may follow
     #[arg(value_names = ["FROM", "TO"], num_args = 1..=2, required = true)]
     members: Vec<String>,
+    /// Ask the server that `coterie login` knows, about two members; it asks both. So is done for two members unless a file or
+    /// a directory is named, once there is a login
+    #[arg(long, conflicts_with_all = ["file", "directory"])]
+    server: bool,
+    #[command(flatten)]
+    enclave: EnclaveArgument,
     /// Ask an enclave file rather than the node of this machine
     #[arg(long, short, value_name = "FILE", conflicts_with = "directory")]
     file: Option<PathBuf>,
@@ -40,6 +47,14 @@ pub(crate) fn run(arguments: &ExplainArguments) -> anyhow::Result<()> {
         (None, None) => None,
     };
     match (arguments.members.as_slice(), enclave_file) {
+        ([from, to], None) if arguments.server || server::profile::Profile::is_there() => {
+            let (from, to) = (name(from)?, name(destination(to))?);
+            server::explain::run(&from, &to, &arguments.enclave, arguments.output)
+        }
+        ([_], None) if arguments.server => {
+            let message = "the server explains a pair: `coterie explain --server FROM TO`";
+            Err(Stop::because(Exit::Usage, message))
+        }
         ([to], None) => on_node(arguments, destination(to)),
         ([from, to], Some(file)) => {
             let (from, to) = (name(from)?, name(destination(to))?);
@@ -56,8 +71,8 @@ pub(crate) fn run(arguments: &ExplainArguments) -> anyhow::Result<()> {
         }
         ([from, to, ..], None) => {
             let message = format!(
-                "a node explains what it reaches itself: `coterie explain {to}`; to ask for {from}, name the policy: \
-                 `coterie explain --file enclave.toml {from} {to}`"
+                "a node explains what it reaches itself: `coterie explain {to}`; to ask for {from}, log in to a server, or name \
+                 the policy: `coterie explain --file enclave.toml {from} {to}`"
             );
             Err(Stop::because(Exit::Usage, message))
         }

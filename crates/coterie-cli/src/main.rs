@@ -1,7 +1,7 @@
 //! `coterie`: the hand of users and administrators.
 //!
-//! One file a noun: [`enclave`] and [`bundle`] work on files, [`node`] speaks to a running `coteried`, [`demo`] shows all
-//! of it on this machine. Commands compute first and write last; what they print goes through [`output`], how they end
+//! One file a noun: [`enclave`] and [`bundle`] work on files, [`node`] speaks to a running `coteried`, [`server`] to a
+//! configuration server, [`demo`] shows all of it on this machine. Commands compute first and write last; what they print goes through [`output`], how they end
 //! through [`exit`].
 
 mod arguments;
@@ -17,6 +17,7 @@ mod explain;
 mod manual;
 mod node;
 mod output;
+mod server;
 mod table;
 
 use std::process::ExitCode;
@@ -48,6 +49,18 @@ fn run(command: Command) -> Outcome {
         Command::Explain(explain) => explain::run(&explain),
         Command::Metrics(metrics) => node::metrics(&metrics),
         Command::Demo(demo) => demo::run(&demo),
+        Command::Login(login) => server::login::login(&login),
+        Command::Logout => server::login::logout(),
+        Command::Apply(apply) => server::apply::apply(&apply),
+        Command::Diff(diff) => server::apply::diff(&diff),
+        Command::Get(get) => server::get::run(&get),
+        Command::Token(command) => server::token::run(&command),
+        Command::Coi(command) => server::community::run(&command),
+        Command::Vm(command) => server::vm::run(&command),
+        Command::Root(command) => server::root::run(&command),
+        Command::Audit(command) => server::audit::run(&command),
+        Command::Key(command) => server::principal::run(&command),
+        Command::Tenant(command) => server::tenant::run(&command),
         Command::Schema => enclave::schema(),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { directory } => manual::pages(&directory),

@@ -55,6 +55,12 @@ impl Paint {
         }
     }
 
+    /// None.
+    #[cfg(test)]
+    pub(crate) fn off() -> Self {
+        Self { on: false }
+    }
+
     /// Whether there are colours.
     pub(crate) fn is_on(self) -> bool {
         self.on

@@ -50,6 +50,12 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// Adds a row whose cells are counted only when it runs.
+    pub(crate) fn cells(&mut self, cells: Vec<Cell>) {
+        debug_assert_eq!(cells.len(), self.head.len(), "each column has its cell");
+        self.rows.push(cells);
+    }
+
     /// Whether it has no rows.
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
