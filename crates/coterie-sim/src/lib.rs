@@ -21,5 +21,6 @@ pub mod packet;
 pub mod reference;
 pub mod rng;
 pub mod run;
+pub mod served;
 pub mod transition;
 pub mod world;

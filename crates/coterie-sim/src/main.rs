@@ -8,12 +8,22 @@ use std::time::Duration;
 
 use coterie_sim::{
     run::{self, Report, STEPS},
-    transition::Transition,
+    served, transition,
 };
 
-const USAGE: &str = "coterie-sim [--seed N | --seeds A..B] [--steps N] [--threads N] [--trace]";
+const USAGE: &str = "coterie-sim [--world nodes|served] [--seed N | --seeds A..B] [--steps N] [--threads N] [--trace]";
+
+/// Which worlds are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum World {
+    /// Nodes, and an issuer that tells them everything.
+    Nodes,
+    /// An enclave with a server.
+    Served,
+}
 
 struct Options {
+    world: World,
     seeds: core::ops::Range<u64>,
     steps: usize,
     threads: u64,
@@ -22,6 +32,7 @@ struct Options {
 
 fn options(mut arguments: impl Iterator<Item = String>) -> Option<Options> {
     let mut options = Options {
+        world: World::Nodes,
         seeds: 0..200,
         steps: STEPS,
         threads: 2,
@@ -39,6 +50,13 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Option<Options> {
                 let (first, end) = range.split_once("..")?;
                 options.seeds = first.parse().ok()?..end.parse().ok()?;
             }
+            "--world" => {
+                options.world = match value()?.as_str() {
+                    "nodes" => World::Nodes,
+                    "served" => World::Served,
+                    _ => return None,
+                }
+            }
             "--steps" => options.steps = value()?.parse().ok()?,
             "--threads" => options.threads = value()?.parse().ok().filter(|n| *n > 0)?,
             "--trace" => options.trace = true,
@@ -54,13 +72,66 @@ thread_local! {
 }
 
 /// Names the seed of a panic, whatever becomes of the process.
-fn name_seed_of_panics() {
+fn name_seed_of_panics(world: World) {
     let usual = std::panic::take_hook();
+    let world = match world {
+        World::Nodes => "nodes",
+        World::Served => "served",
+    };
     std::panic::set_hook(Box::new(move |panic| {
         usual(panic);
         let seed = SEED.get();
-        eprintln!("seed {seed}: a panic\nreplay: cargo run -p coterie-sim -- --seed {seed}");
+        eprintln!("seed {seed}: a panic\nreplay: cargo run -p coterie-sim -- --world {world} --seed {seed}");
     }));
+}
+
+/// What came of one seed.
+struct Outcome {
+    transitions: BTreeMap<&'static str, u64>,
+    numbers: BTreeMap<&'static str, u64>,
+    slowest: Duration,
+    /// What was broken, for people.
+    failure: Option<String>,
+    diagram: String,
+}
+
+impl Outcome {
+    fn of(options: &Options, seed: u64) -> Self {
+        match options.world {
+            World::Nodes => Self::of_nodes(&run::run(seed, options.steps, options.trace)),
+            World::Served => {
+                let report = served::run::run(seed, options.steps, options.trace);
+                Self {
+                    failure: report.violation.is_some().then(|| report.failure()),
+                    transitions: report.totals.transitions,
+                    numbers: report.totals.numbers,
+                    slowest: report.totals.slowest,
+                    diagram: report.diagram,
+                }
+            }
+        }
+    }
+
+    fn of_nodes(report: &Report) -> Self {
+        let t = &report.totals;
+        let numbers = [
+            ("datagrams", t.datagrams),
+            ("packets", t.packets),
+            ("delivered", t.delivered),
+            ("sessions", t.sessions),
+            ("twins noticed", t.twins),
+            ("pairs that talk", t.talking),
+            ("pairs that are silent", t.silent),
+            ("pairs unclear", t.unclear),
+        ];
+        Self {
+            transitions: t.transitions.clone(),
+            numbers: numbers.into(),
+            slowest: t.slowest,
+            failure: report.violation.is_some().then(|| report.failure()),
+            diagram: report.diagram.clone(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -73,27 +144,16 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, report: &Report) {
+    fn add(&mut self, outcome: &Outcome) {
         self.seeds += 1;
-        for (kind, n) in &report.totals.transitions {
+        for (kind, n) in &outcome.transitions {
             *self.transitions.entry(kind).or_insert(0) += n;
         }
-        let t = &report.totals;
-        let numbers = [
-            ("datagrams", t.datagrams),
-            ("packets", t.packets),
-            ("delivered", t.delivered),
-            ("sessions", t.sessions),
-            ("twins noticed", t.twins),
-            ("pairs that talk", t.talking),
-            ("pairs that are silent", t.silent),
-            ("pairs unclear", t.unclear),
-        ];
-        for (what, n) in numbers {
+        for (what, n) in &outcome.numbers {
             *self.numbers.entry(what).or_insert(0) += n;
         }
-        self.slowest = self.slowest.max(t.slowest);
-        self.violations += u64::from(report.violation.is_some());
+        self.slowest = self.slowest.max(outcome.slowest);
+        self.violations += u64::from(outcome.failure.is_some());
     }
 
     fn merge(&mut self, other: Self) {
@@ -110,7 +170,7 @@ impl Sum {
         self.violations += other.violations;
     }
 
-    fn lines(&self) -> String {
+    fn lines(&self, kinds: usize) -> String {
         let join = |counts: &BTreeMap<&'static str, u64>| {
             counts
                 .iter()
@@ -125,7 +185,7 @@ impl Sum {
             self.slowest,
             self.seeds,
             self.transitions.len(),
-            Transition::KINDS.len(),
+            kinds,
             join(&self.transitions),
             self.violations
         )
@@ -141,15 +201,14 @@ fn work(options: &Options, next: &AtomicU64) -> Sum {
             return sum;
         }
         SEED.set(seed);
-        let report = std::panic::catch_unwind(|| run::run(seed, options.steps, options.trace));
-        match report {
-            Ok(report) => {
-                if report.violation.is_some() {
-                    println!("{}", report.failure());
+        match std::panic::catch_unwind(|| Outcome::of(options, seed)) {
+            Ok(outcome) => {
+                if let Some(failure) = &outcome.failure {
+                    println!("{failure}");
                 } else if options.trace {
-                    println!("{}", report.diagram);
+                    println!("{}", outcome.diagram);
                 }
-                sum.add(&report);
+                sum.add(&outcome);
             }
             Err(_panicked) => {
                 sum.seeds += 1;
@@ -173,7 +232,7 @@ fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::from(2);
     };
-    name_seed_of_panics();
+    name_seed_of_panics(options.world);
     let next = AtomicU64::new(options.seeds.start);
     let mut sum = Sum::default();
     std::thread::scope(|scope| {
@@ -187,7 +246,11 @@ fn main() -> ExitCode {
             }
         }
     });
-    println!("{}", sum.lines());
+    let kinds = match options.world {
+        World::Nodes => transition::Transition::KINDS.len(),
+        World::Served => served::action::Transition::KINDS.len(),
+    };
+    println!("{}", sum.lines(kinds));
     if sum.violations == 0 {
         ExitCode::SUCCESS
     } else {

@@ -15,7 +15,7 @@ pub enum Notice {
 
 macro_rules! transitions {
     ($($(#[$doc:meta])* $name:ident $({ $($(#[$field_doc:meta])* $field:ident: $type:ty),* $(,)? })? ,)*) => {
-        /// One thing that happens. Hosts, machines and communities are numbers.
+        /// One thing that happens. Hosts, machines, communities and tokens are numbers.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Transition { $($(#[$doc])* $name $({ $($(#[$field_doc])* $field: $type),* })?,)* }
 
@@ -31,6 +31,8 @@ macro_rules! transitions {
         }
     };
 }
+
+pub(crate) use transitions;
 
 transitions! {
     /// A program sends one packet.

@@ -43,6 +43,18 @@ pub enum Promise {
     Liveness,
     /// After faults stop, no forbidden pair does.
     Isolation,
+    /// What the server has committed is there after it was killed, whole.
+    Durable,
+    /// Whoever is a member asked for it, and a token makes as many as it says.
+    Token,
+    /// Who is refused is refused in time, by everybody who is told.
+    Refusal,
+    /// A machine whose lease has ended is closed.
+    Lease,
+    /// Serials and revisions do not go back.
+    Order,
+    /// After faults stop, every node knows of its communities what the server does.
+    Views,
 }
 
 /// A broken promise, without its time.
