@@ -111,7 +111,8 @@ async fn run(settings: Settings) -> serde_json::Value {
             format!("m-{}", (change - 1) % settings.streams)
         };
         let began = Instant::now();
-        let asked = owner.post::<v1::CutOff>(&format!("/v1/enclaves/load/members/{victim}/{verb}"), &());
+        let path = format!("/v1/enclaves/load/members/{victim}/{verb}");
+        let asked = owner.post::<v1::CutOff>(&path, &());
         let mut waiting = settings.streams;
         let collect = async {
             while waiting > 0 {

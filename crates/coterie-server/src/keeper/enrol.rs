@@ -48,8 +48,8 @@ enum Right {
     Token(Token),
     /// A use of its token that was made before: its reply was lost.
     Again(Token),
-    /// A ticket, replaced by this one.
-    Ticket(Token, Ticket),
+    /// A ticket, and the one that replaces it.
+    Ticket(Token, Ticket, Ticket),
 }
 
 impl State {
@@ -61,7 +61,7 @@ impl State {
         SystemEntropy.fill(&mut member.0);
         let right = self.right(applicant, member, hand).await?;
         let (token, takeover) = match &right {
-            Right::Ticket(token, _) => (token, true),
+            Right::Ticket(token, ..) => (token, true),
             Right::Token(token) => (token, token.member.is_some() || self.has_left(applicant, hand)),
             Right::Again(token) => (token, false),
         };
@@ -131,7 +131,7 @@ impl State {
         {
             let next = Secret::draw(&mut SystemEntropy);
             match hand.w.use_ticket(id, holder, ticket, &next, hand.now).await? {
-                TicketUse::Replaced => return Ok(Right::Ticket(token, next)),
+                TicketUse::Replaced => return Ok(Right::Ticket(token, ticket.duplicate(), next)),
                 TicketUse::Clone { replaced_at } => {
                     return Err(Refusal::ClonedTicket(name.clone(), replaced_at).into());
                 }
@@ -158,18 +158,22 @@ impl State {
         let Some(member) = self.enclave.member_id(name) else {
             return Ok(None);
         };
-        let (token, next) = match right {
-            Right::Ticket(token, next) => (token, next),
-            Right::Token(token) | Right::Again(token) if self.returns_by_ticket(&token.template) => {
-                (token, Secret::draw(&mut SystemEntropy))
+        let id = self.enclave.id();
+        match right {
+            Right::Ticket(token, used, next) => {
+                // The member is a new one after each return. The ticket that it came with is its last one: who shows it again
+                // is a clone.
+                hand.w.put_ticket(id, member, Some(token.id), &used, hand.now).await?;
+                hand.w.use_ticket(id, member, &used, &next, hand.now).await?;
+                Ok(Some(next))
             }
-            Right::Token(_) | Right::Again(_) => return Ok(None),
-        };
-        // The member is a new one after each return: its ticket begins with it.
-        hand.w
-            .put_ticket(self.enclave.id(), member, Some(token.id), &next, hand.now)
-            .await?;
-        Ok(Some(next))
+            Right::Token(token) | Right::Again(token) if self.returns_by_ticket(&token.template) => {
+                let next = Secret::draw(&mut SystemEntropy);
+                hand.w.put_ticket(id, member, Some(token.id), &next, hand.now).await?;
+                Ok(Some(next))
+            }
+            Right::Token(_) | Right::Again(_) => Ok(None),
+        }
     }
 
     /// Whether who holds the name has left it to others.

@@ -25,7 +25,7 @@ async fn members_are_told_of_those_they_share_with_and_of_nobody_else() {
     );
     let (mut web_told, mut db_told) = (web.follow(0).await.unwrap(), db.follow(0).await.unwrap());
     let (everything, _) = web_told.until_mark().await;
-    assert_eq!(named(&everything), ["gate-1", "web-1"].map(str::to_owned).into());
+    assert_eq!(named(&everything), ["web-1"].map(str::to_owned).into());
     assert_eq!(named(&db_told.until_mark().await.0), ["db-1"].map(str::to_owned).into());
 
     let app = enrolled(&owner, "app", "app-1").await;
@@ -37,10 +37,7 @@ async fn members_are_told_of_those_they_share_with_and_of_nobody_else() {
     }
     let mut app_told = app.follow(0).await.unwrap();
     let (everything, _) = app_told.until_mark().await;
-    assert_eq!(
-        named(&everything),
-        ["app-1", "db-1", "gate-1", "web-1"].map(str::to_owned).into()
-    );
+    assert_eq!(named(&everything), ["app-1", "db-1", "web-1"].map(str::to_owned).into());
 
     // A view has what its community may know of a member, and nothing of its others.
     let communities = everything.iter().filter_map(|m| match m {

@@ -197,7 +197,7 @@ fn server() -> Command {
 fn own_loopback() -> IpAddr {
     use std::sync::atomic::{AtomicU32, Ordering};
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let own = std::process::id() % (1 << 20) * 8 + COUNT.fetch_add(1, Ordering::Relaxed) % 8;
-    let [_, a, b, c] = own.to_be_bytes();
-    Ipv4Addr::new(127, 100 + a, b, c.max(1)).into()
+    let [.., a, b] = std::process::id().to_be_bytes();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::new(127, a, b, u8::try_from(count + 1).expect("few servers in one process")).into()
 }

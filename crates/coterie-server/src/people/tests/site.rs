@@ -95,7 +95,9 @@ impl Site {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("coterie.db");
         let entropy = &mut SystemEntropy;
-        let store = Store::open(&path, Secret::new([7; 32]), clock::now(), entropy).await.unwrap();
+        let store = Store::open(&path, Secret::new([7; 32]), clock::now(), entropy)
+            .await
+            .unwrap();
         let mut w = store.write().await.unwrap();
         let first = NewPrincipal {
             scope: Scope::Operator,
