@@ -12,6 +12,7 @@ LOCKED := mkdir -p target && flock $(LOCK)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 # As shipped: one file each, which needs nothing of the machine but its kernel.
 SHIPPED := target/$(HOST)/release
+PACKAGES := target/deb
 STATIC := env RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(HOST)
 
 # Where the Python peer's packages are; nothing is installed outside of target/.
@@ -21,7 +22,7 @@ export COTERIE_PYTHON_PACKAGES := $(CURDIR)/$(PYTHON_PACKAGES)
 SEEDS ?= 20000
 MINUTES ?= 5
 
-.PHONY: help setup rust build static demo test test-rust test-doc test-python test-static test-guest python lint fmt deny advisories doc sim soak fuzz bench install clean
+.PHONY: help setup rust build static demo test test-rust test-doc test-python test-static test-guest deb test-deb python lint fmt deny advisories doc sim soak fuzz bench install clean
 
 help: ## this list
 	@echo "Coterie. In the order in which a newcomer needs it:"
@@ -36,9 +37,9 @@ rust:
 build: rust ## builds everything for development
 	$(LOCKED) cargo build --locked --workspace
 
-static: rust ## builds coterie and coteried as they are shipped
-	$(LOCKED) $(STATIC) -p coterie-cli -p coterie-node --bins
-	@ls -l --block-size=1 $(SHIPPED)/coterie $(SHIPPED)/coteried | awk '{ printf "%s: %.1f MB\n", $$9, $$5 / 1e6 }'
+static: rust ## builds coterie, coteried and coterie-server as they are shipped
+	$(LOCKED) $(STATIC) -p coterie-cli -p coterie-node -p coterie-server --bins
+	@ls -l --block-size=1 $(SHIPPED)/coterie $(SHIPPED)/coteried $(SHIPPED)/coterie-server | awk '{ printf "%s: %.1f MB\n", $$9, $$5 / 1e6 }'
 
 demo: static ## shows an enclave at work on this machine (DEMO=--keep leaves it up)
 	$(SHIPPED)/coterie demo $(DEMO)
@@ -63,6 +64,12 @@ test-static: static ## runs the shipped programs where only a kernel and busybox
 # Not being able to (77) is no failure.
 test-guest: static ## runs the shipped programs under a real systemd, in two QEMU guests (as root; some five minutes)
 	tests/guest/systemd.py $(SHIPPED) || [ $$? -eq 77 ]
+
+deb: static ## makes Debian packages of the shipped programs, into target/deb
+	packaging/deb/build $(SHIPPED) $(PACKAGES)
+
+test-deb: deb ## installs, upgrades, removes and purges the packages in a fresh Debian (as root)
+	tests/package/test $(SHIPPED) $(PACKAGES) || [ $$? -eq 77 ]
 
 test-python: python
 	@if [ -d $(PYTHON_PACKAGES)/cryptography ]; then \
