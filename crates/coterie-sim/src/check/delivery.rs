@@ -131,6 +131,12 @@ impl DeliveryCheck {
             .min()
     }
 
+    /// When packet `number` was delivered to `host`.
+    #[must_use]
+    pub fn delivered_to(&self, number: u64, host: usize) -> Option<Moment> {
+        self.delivered.get(&(number, host)).map(|(at, _)| *at)
+    }
+
     /// Packets delivered so far.
     #[must_use]
     pub fn deliveries(&self) -> usize {

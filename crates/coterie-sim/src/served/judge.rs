@@ -1,5 +1,6 @@
 //! Whether a machine may have done what it did.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use coterie_crypto::dh::PublicKey;
@@ -66,19 +67,17 @@ impl World {
 
     /// Where a machine is reached inside: by its name, as the server has it, or by what its own core says, if nobody else has
     /// that now.
-    fn addresses(&self, machine: usize) -> Vec<std::net::IpAddr> {
+    fn addresses(&self, machine: usize) -> Vec<IpAddr> {
         let m = &self.machines[machine];
-        let live = self.server.live.as_ref();
-        let seat = live.and_then(|live| live.enclave.seat(&m.name));
-        if let Some(seat) = seat {
-            return seat.addresses.clone();
+        if let Some(addresses) = self.roster.get(&m.name) {
+            return addresses.clone();
         }
         let own = m
             .running()
             .map(|running| running.node.status(m.clock.boot(self.now)).addresses);
         let own = own.unwrap_or_default().into_iter().map(|prefix| prefix.addr());
-        own.filter(|address| live.is_some_and(|live| live.enclave.owner(*address).is_none()))
-            .collect()
+        let taken = |address: &IpAddr| self.roster.values().flatten().any(|other| other == address);
+        own.filter(|address| !taken(address)).collect()
     }
 
     /// When a packet was delivered.

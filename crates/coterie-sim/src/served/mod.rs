@@ -25,7 +25,7 @@ pub mod truth;
 pub use quiet::Epilogue;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use coterie_crypto::dh::PublicKey;
@@ -183,6 +183,8 @@ pub struct World {
     enrolled: BTreeSet<PublicKey>,
     /// Communities that ever were.
     tags: BTreeMap<CommunityTag, Name>,
+    /// Inside addresses of all members, as they were committed.
+    roster: BTreeMap<Name, Vec<IpAddr>>,
     captured: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
     backups: Vec<(store::Store, Site)>,
     /// Alarms about rollback have a cause since then: the server's clock or its state was set back.
@@ -236,6 +238,7 @@ impl World {
             applied: BTreeMap::new(),
             enrolled: BTreeSet::new(),
             tags: BTreeMap::new(),
+            roster: BTreeMap::new(),
             captured: VecDeque::new(),
             backups: Vec::new(),
             set_back: None,
@@ -570,7 +573,7 @@ impl World {
         match &mut self.machines[machine].daemon {
             Some(Daemon::Running(running)) => {
                 let enrolment = running.enrolment;
-                let kind = bytes[0];
+                let kind = bytes.first().copied().unwrap_or(0);
                 let out = running.outside(bytes.clone(), from, at);
                 let handled = out.outcome == Some(Outcome::Handled);
                 use coterie_proto::wire::datagram::{INITIATION, QUESTION};
@@ -623,6 +626,8 @@ impl World {
             return self.breach(Breach::new(Promise::Durable, "what was committed cannot be read"));
         };
         self.truth.observe(enclave, revision, now);
+        let members = enclave.members().map(|(name, member)| (name.clone(), member.addresses.clone()));
+        self.roster = members.collect();
         for community in enclave.file().communities.keys() {
             if let Some(tag) = enclave.tag(community) {
                 self.tags.insert(tag, community.clone());

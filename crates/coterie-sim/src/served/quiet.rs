@@ -105,7 +105,7 @@ impl World {
         }
         let mut first: BTreeMap<(usize, usize), Duration> = BTreeMap::new();
         for (from, to, number) in sent {
-            if let Some(at) = self.delivered(number) {
+            if let Some(at) = self.delivery.delivered_to(number, to) {
                 let after = at.since(start);
                 let known = first.entry((from, to)).or_insert(after);
                 *known = after.min(*known);
@@ -247,7 +247,13 @@ impl World {
                 shared.insert(name, tags);
             }
         }
-        let known: BTreeSet<&Name> = status.peers.iter().map(|peer| &peer.name).collect();
+        // Who was ended, and not refused, shows its statement as long as it has not ended.
+        let lingers = |name: &Name| {
+            let mut keys = self.truth.keys_of(name);
+            !shared.contains_key(name) && keys.any(|key| self.truth.ends(key).is_some_and(|end| end > status.time))
+        };
+        let known = status.peers.iter().map(|peer| &peer.name);
+        let known: BTreeSet<&Name> = known.filter(|name| !lingers(name)).collect();
         let wanted: BTreeSet<&Name> = shared.keys().copied().collect();
         if known != wanted {
             return breach(format!("it knows {known:?}, not {wanted:?}"));
