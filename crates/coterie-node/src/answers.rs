@@ -22,6 +22,14 @@ pub struct Surroundings<'a> {
     pub identity: &'a str,
     /// Lockdown in words.
     pub lockdown: String,
+    /// The way to the server.
+    pub server: Option<api::Server>,
+    /// What it does as a door.
+    pub door: Option<api::Door>,
+    /// Whether a token made it a member.
+    pub by_token: bool,
+    /// Alarms by kind.
+    pub alarms: BTreeMap<String, u64>,
 }
 
 /// The node's state.
@@ -39,6 +47,11 @@ pub fn status(status: &Status, around: &Surroundings<'_>) -> api::Status {
         uptime: around.uptime,
         protocol_time: status.time.0,
         membership_ends: status.communities.iter().map(|c| c.not_after.0).min().unwrap_or(0),
+        membership: membership(status, around.server.as_ref()),
+        server: around.server.clone(),
+        by_token: around.by_token,
+        door: around.door,
+        alarms: around.alarms.clone(),
         forked: status.forked,
         identity: around.identity.into(),
         lockdown: around.lockdown.clone(),
@@ -56,6 +69,26 @@ pub fn status(status: &Status, around: &Surroundings<'_>) -> api::Status {
             .collect(),
         peers: status.peers.iter().map(|p| peer(p, &names)).collect(),
         counters: counters(status),
+    }
+}
+
+/// Whether this node is a member still, and if not, why.
+fn membership(status: &Status, server: Option<&api::Server>) -> String {
+    if status.forked {
+        return "ended: this machine was forked or restored, and its keys are gone".to_owned();
+    }
+    if status.communities.iter().any(|c| c.not_after > status.time) {
+        return "current".to_owned();
+    }
+    match server {
+        None => "ended: the bundle ran out; have a new one issued".to_owned(),
+        Some(server) => match &server.trouble {
+            Some(trouble) => format!("ended: the lease ran out, and the server renewed it not: {trouble}"),
+            None if server.state == "following" => {
+                "ended: the lease ran out, and the server has not renewed it yet".to_owned()
+            }
+            None => "ended: the lease ran out while no server answered".to_owned(),
+        },
     }
 }
 

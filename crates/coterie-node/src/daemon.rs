@@ -1,28 +1,33 @@
 //! Start and stop, in order. Lockdown is loaded before the outside port opens and stays when the daemon dies; only a stop
 //! that a person asked for (`coterie down`, SIGTERM outside of systemd's restart) leaves it to the template.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
 
 use anyhow::Context;
 use coterie_api::{Answer, Failure, Reply};
+use coterie_control::bundle::{Freshness, Keys, Opened};
 use coterie_io::{
     clock,
     lockdown::Lockdown,
     memory::{self, Sealed},
+    udp::UdpPort,
 };
-use coterie_model::UnixTime;
+use coterie_model::{Prefix, UnixTime};
 use coterie_proto::Node;
 use sd_notify::NotifyState;
 
 use crate::{
-    driver::{Driver, Left, Parts, now},
-    enrol,
+    driver::{Driver, Left, Own, Parts, Serving, now},
+    enrol::{self, Pass},
     entropy::SystemEntropy,
-    identity::{self, Fixed, Identity, STORE_NAME},
+    follow::{self, Follow, Remembered, Renewed, Say, follower::Word, link::Credentials},
+    identity::{self, Fixed, Identity, Kept, KnownTime, STORE_NAME, boot},
     journal::Journal,
     metrics, network,
     options::{LogFormat, Options},
-    requests::{Requests, serve, watch_signals},
+    requests::{Asker, Requests, serve, watch_signals},
     service::notify,
 };
 
@@ -33,40 +38,121 @@ use crate::{
 pub fn run(options: &Options) -> anyhow::Result<()> {
     start_log(options)?;
     memory::forbid_dumps().context("cannot keep this process out of core dumps")?;
+    if options.enrol_only {
+        return enrol::only(options, wall());
+    }
     if let Err(error) = memory::lock_process_memory() {
         tracing::debug!(%error, "memory is not locked; keys may be swapped out");
     }
-    let mut kept = None;
+    let mut passed = None;
     for (name, descriptor) in
         memory::take_passed_descriptors().context("cannot take what the service manager passed")?
     {
         if name == STORE_NAME {
-            kept = Some(Sealed::from_descriptor(descriptor)?);
+            passed = Some(Sealed::from_descriptor(descriptor)?);
         }
     }
+    let kept = Arc::new(Kept::new(passed));
     make_state_directory(options)?;
     // A machine that was dark stays dark, also when what follows fails: an ended membership does not open it.
     let mut last = network::last_lockdown(options)?;
     load(last.as_ref())?;
-    let identity = match Identity::find(options, kept.as_ref())? {
-        Some(identity) => identity,
-        None => match enrol::token(options)? {
-            Some(token) => {
-                if last.is_none() {
-                    last = network::lockdown_before(options)?;
-                    load(last.as_ref())?;
+    let start = identify(options, &kept, &mut last)?;
+    let (mut driver, before) = raise(options, &kept, start, last)?;
+    tracing::info!(
+        interface = driver.tun.name(),
+        port = driver.port,
+        identity = driver.identity,
+        "ready"
+    );
+    notify(&[NotifyState::Ready]);
+    attend(options, &mut driver, before)?;
+    drop(driver);
+    // Port and interface are free now. Who asks from here on is told that nobody is there, and not that nobody answers.
+    if let Err(error) = std::fs::remove_file(&options.socket) {
+        tracing::debug!(%error, "the control socket was gone already");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Who the machine is, opened.
+struct Start {
+    identity: Identity,
+    keys: Keys,
+    journal: Journal,
+    opened: Opened,
+    /// Protocol time.
+    time: UnixTime,
+}
+
+impl Start {
+    fn with(options: &Options, identity: Identity) -> anyhow::Result<Self> {
+        let keys = identity.parse_keys(options)?;
+        let journal = Journal::open(&options.state, *keys.static_key().public())
+            .with_context(|| format!("cannot open the journal in {}", options.state.display()))?;
+        let time = identity.time(wall(), now());
+        let opened = identity.open(options, time, journal.serial())?;
+        Ok(Self {
+            time: opened.issued.max(time),
+            identity,
+            keys,
+            journal,
+            opened,
+        })
+    }
+}
+
+/// Finds out who the machine is: by files, by what was kept, or by a token.
+fn identify(options: &Options, kept: &Kept, last: &mut Option<Lockdown>) -> anyhow::Result<Start> {
+    let pass = match Identity::find(options, kept)? {
+        Some(identity) => {
+            let by_token = identity.boot.is_some();
+            let error = match Start::with(options, identity) {
+                Ok(start) => return Ok(start),
+                Err(error) => error,
+            };
+            // A lease that ended, or a machine that was copied: another token, or its ticket, lets it in again.
+            match Pass::find(options)?.filter(|pass| by_token && pass.readmits()) {
+                Some(pass) => {
+                    tracing::warn!("what was kept is of no use any more, the machine enrols anew: {error:#}");
+                    pass
                 }
-                enrol::enrol(options, &token, wall())?
+                None => return Err(error),
             }
-            None => Identity::load(options, kept.as_ref())?,
+        }
+        None => match Pass::find(options)? {
+            Some(pass) => pass,
+            None => return Start::with(options, Identity::load(options, kept)?),
         },
     };
-    let keys = identity.parse_keys(options)?;
-    let mut journal = Journal::open(&options.state, *keys.static_key().public())
-        .with_context(|| format!("cannot open the journal in {}", options.state.display()))?;
-    let opened = identity.open(options, wall(), journal.serial())?;
+    let dark = network::lockdown_before(options, last.as_ref(), &pass.token.servers)?;
+    if dark.is_some() && dark != *last {
+        load(dark.as_ref())?;
+        *last = dark;
+    }
+    Start::with(options, enrol::enrol(options, &pass, wall())?)
+}
+
+/// Makes interface, port, core and loop.
+fn raise(
+    options: &Options,
+    kept: &Arc<Kept>,
+    start: Start,
+    last: Option<Lockdown>,
+) -> anyhow::Result<(Driver, Before)> {
+    let Start {
+        mut identity,
+        keys,
+        mut journal,
+        opened,
+        time,
+    } = start;
     journal.accept_serial(opened.serial)?;
-    let kept = identity.keep(options)?;
+    let at = now();
+    let is_served = opened.freshness == Freshness::Heads;
+    identity.known = boot().filter(|_| is_served).map(|boot| KnownTime { boot, at, time });
+    kept.keep(options, &identity)?;
 
     let lockdown = network::lockdown(options, &opened)?;
     load(lockdown.as_ref())?;
@@ -80,9 +166,41 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let port = udp.local_address()?.port();
     let (requests, asker) = Requests::new()?;
     watch_signals(asker.clone())?;
-    let fixed = Fixed::of(options, &opened, &keys);
-    let config = identity::config(opened, &keys, &journal, wall());
-    let node = Node::new(config, Box::new(SystemEntropy), now());
+    let before = Before {
+        kept: Arc::clone(kept),
+        fixed: Fixed::of(options, &opened, &keys),
+        inside: Inside::of(&opened),
+        boot: identity.boot.clone(),
+        asker: asker.clone(),
+    };
+    let own = own(&before.fixed, &keys, &opened);
+    let credentials = credentials(&opened, &keys, identity.boot.clone())?;
+    let mut remembered = match &credentials {
+        Some(credentials) => Remembered::read(&options.state, &credentials.owner(), &credentials.signer),
+        None => Remembered::default(),
+    };
+    let mut config = identity::config(opened, &keys, &journal, time);
+    remembered.put_into(&mut config.update);
+    let mut node = Node::new(config, Box::new(SystemEntropy), at);
+    for word in std::mem::take(&mut remembered.epochs) {
+        if let Word::Epochs(tag, manifests) = word {
+            node.handle_epochs(tag, manifests, at);
+        }
+    }
+    let follow = credentials
+        .map(|credentials| {
+            Follow::start(follow::Parts {
+                options: options.clone(),
+                kept: Arc::clone(kept),
+                credentials,
+                mark: remembered.mark,
+                renew: remembered.renew,
+                revision: node.revision(),
+                time: (time, at),
+                asker: asker.clone(),
+            })
+        })
+        .transpose()?;
     let parts = Parts {
         node,
         inside,
@@ -92,24 +210,35 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         port,
         identity: identity.origin.name(),
         requests,
+        serving: Serving {
+            options: options.clone(),
+            kept: Arc::clone(kept),
+            follow,
+            identity: own,
+            by_token: identity.boot.is_some(),
+        },
     };
-    // The files' bytes are wiped here: from now on the core alone holds what it needs of them.
+    // The files' bytes are wiped here: from now on the core, and who follows the server, hold what they need of them.
     drop((identity, keys));
-    let mut driver = Driver::new(parts)?;
+    let driver = Driver::new(parts)?;
     serve(&options.socket, asker.clone())?;
     if let Some(address) = options.metrics {
         metrics::serve(address, asker)?;
     }
-    tracing::info!(interface = driver.tun.name(), port, identity = driver.identity, "ready");
-    notify(&[NotifyState::Ready]);
-    attend(options, &mut driver, (kept, fixed))?;
-    drop(driver);
-    // Port and interface are free now. Who asks from here on is told that nobody is there, and not that nobody answers.
-    if let Err(error) = std::fs::remove_file(&options.socket) {
-        tracing::debug!(%error, "the control socket was gone already");
+    Ok((driver, before))
+}
+
+/// Who follows the server, where the bundle names one.
+fn credentials(opened: &Opened, keys: &Keys, boot: Option<String>) -> anyhow::Result<Option<Credentials>> {
+    if opened.servers.is_empty() {
+        return Ok(None);
     }
-    tracing::info!("stopped");
-    Ok(())
+    let keys = Keys::parse(keys.to_text().as_bytes()).context("keys that were read before")?;
+    Credentials::new(opened, keys, boot).map(Some)
+}
+
+fn own(fixed: &Fixed, keys: &Keys, opened: &Opened) -> Own {
+    Own::new(keys, fixed.suites(), opened.pools.clone())
 }
 
 /// Puts lockdown in force, if it is wanted.
@@ -124,8 +253,31 @@ fn load(lockdown: Option<&Lockdown>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a reload compares with: the identity that was kept, and what it fixed.
-type Before = (Option<Sealed>, Fixed);
+/// What a reload and a renewal compare with.
+struct Before {
+    kept: Arc<Kept>,
+    fixed: Fixed,
+    inside: Inside,
+    boot: Option<String>,
+    asker: Asker,
+}
+
+/// What of a bundle the inside interface shows.
+#[derive(PartialEq, Eq)]
+struct Inside {
+    addresses: BTreeSet<Prefix>,
+    pools: Vec<Prefix>,
+}
+
+impl Inside {
+    fn of(opened: &Opened) -> Self {
+        let addresses = opened.statements.iter().flat_map(|s| s.addresses.iter().copied());
+        Self {
+            addresses: addresses.collect(),
+            pools: opened.pools.clone(),
+        }
+    }
+}
 
 fn attend(options: &Options, driver: &mut Driver, mut before: Before) -> anyhow::Result<()> {
     loop {
@@ -155,6 +307,10 @@ fn attend(options: &Options, driver: &mut Driver, mut before: Before) -> anyhow:
                     let _gone = asker.try_send(reply);
                 }
             }
+            Left::Renewed(renewed) => match take_renewed(options, driver, &mut before, *renewed) {
+                Ok(()) => tracing::debug!("the server's bundle is taken over"),
+                Err(error) => tracing::error!("the server's bundle is not taken over, going on as before: {error:#}"),
+            },
             Left::Stop => {
                 notify(&[NotifyState::Stopping]);
                 return driver.shut_down();
@@ -164,49 +320,161 @@ fn attend(options: &Options, driver: &mut Driver, mut before: Before) -> anyhow:
 }
 
 /// Reads the bundle again. What a running core can learn it takes over without a break; else a new core takes over.
-fn reload(options: &Options, driver: &mut Driver, (kept, fixed): &mut Before) -> anyhow::Result<()> {
-    let identity = Identity::load(options, kept.as_ref())?;
+fn reload(options: &Options, driver: &mut Driver, before: &mut Before) -> anyhow::Result<()> {
+    let mut identity = Identity::load(options, &before.kept)?;
     let keys = identity.parse_keys(options)?;
-    let own = *keys.static_key().public();
+    let own_key = *keys.static_key().public();
     // Everything that can fail comes before anything changes for the node.
-    let mut other = if driver.node.static_key() == &own {
+    let mut other = if driver.node.static_key() == &own_key {
         None
     } else {
-        Some(Journal::open(&options.state, own)?)
+        Some(Journal::open(&options.state, own_key)?)
     };
+    let at = now();
+    let known = driver.node.time(at);
+    let time = if before.fixed.is_served() { known } else { wall() };
     let floor = other.as_ref().unwrap_or(&driver.journal).serial();
-    let opened = identity.open(options, wall(), floor)?;
+    let opened = identity.open(options, time, floor)?;
     let then = Fixed::of(options, &opened, &keys);
-    let udp = if then.outside == fixed.outside {
+    let udp = if then.outside == before.fixed.outside {
         None
     } else {
         Some(network::open_outside(options, &opened)?)
     };
+    let credentials = credentials(&opened, &keys, identity.boot.clone())?;
     other
         .as_mut()
         .unwrap_or(&mut driver.journal)
         .accept_serial(opened.serial)?;
-    *kept = identity.keep(options)?;
-    network::adapt(driver.tun.name(), &opened)?;
-    let lockdown = network::lockdown(options, &opened)?;
-    if then == *fixed {
-        relock(options, driver, lockdown)?;
-        let time = opened.issued.max(wall());
-        driver.node.handle_update(identity::update(opened, time), now());
+    identity.known = boot()
+        .filter(|_| then.is_served())
+        .map(|boot| KnownTime { boot, at, time: known });
+    before.kept.keep(options, &identity)?;
+    before.boot.clone_from(&identity.boot);
+    let change = Change {
+        opened,
+        keys,
+        then,
+        other,
+        udp,
+        time: (time, known),
+    };
+    let anew = take_over(options, driver, before, change)?;
+    let follow = match (credentials, driver.follow()) {
+        (Some(credentials), Some(follow)) => {
+            follow.say(Say::Identity {
+                credentials: Box::new(credentials),
+                anew,
+            });
+            None
+        }
+        (Some(credentials), None) => Some(Follow::start(follow::Parts {
+            options: options.clone(),
+            kept: Arc::clone(&before.kept),
+            credentials,
+            mark: 0,
+            renew: false,
+            revision: driver.node.revision(),
+            time: (driver.node.time(at), at),
+            asker: before.asker.clone(),
+        })?),
+        (None, _) => None,
+    };
+    driver.set_follow(follow);
+    Ok(())
+}
+
+/// A bundle of the server, which is kept already.
+fn take_renewed(options: &Options, driver: &mut Driver, before: &mut Before, renewed: Renewed) -> anyhow::Result<()> {
+    let Renewed {
+        opened,
+        fixed: then,
+        keys,
+    } = renewed;
+    if keys.static_key().public() != driver.node.static_key() {
+        // It was on its way while another identity was taken over.
         return Ok(());
     }
+    let at = now();
+    let time = driver.node.time(at);
+    let journal = driver.journal.note_serial(opened.serial)?;
+    let udp = if then.outside == before.fixed.outside {
+        None
+    } else {
+        Some(network::open_outside(options, &opened)?)
+    };
+    let credentials = credentials(&opened, &keys, before.boot.clone())?;
+    let change = Change {
+        opened,
+        keys,
+        then,
+        other: None,
+        udp,
+        time: (time, time),
+    };
+    let anew = take_over(options, driver, before, change)?;
+    if let Some(follow) = driver.follow() {
+        follow.say(Say::Taken(journal));
+        if let Some(credentials) = credentials.filter(|_| anew) {
+            follow.say(Say::Identity {
+                credentials: Box::new(credentials),
+                anew,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A bundle that was opened, with what can be had before anything changes.
+struct Change {
+    opened: Opened,
+    keys: Keys,
+    then: Fixed,
+    other: Option<Journal>,
+    udp: Option<UdpPort>,
+    /// What time it is for a core that runs, and for a new one.
+    time: (UnixTime, UnixTime),
+}
+
+/// Gives the node a bundle; true when a new core took over.
+fn take_over(options: &Options, driver: &mut Driver, before: &mut Before, change: Change) -> anyhow::Result<bool> {
+    let Change {
+        opened,
+        keys,
+        then,
+        other,
+        udp,
+        time,
+    } = change;
+    let inside = Inside::of(&opened);
+    if inside != before.inside {
+        network::adapt(driver.tun.name(), &opened)?;
+        before.inside = inside;
+    }
+    let lockdown = network::lockdown(options, &opened)?.filter(|lockdown| driver.lockdown.as_ref() != Some(lockdown));
+    driver.set_own(own(&then, &keys, &opened));
+    if then == before.fixed {
+        relock(options, driver, lockdown)?;
+        let time = opened.issued.max(time.0);
+        let update = if then.is_served() {
+            identity::renewal(opened, time)
+        } else {
+            identity::update(opened, time)
+        };
+        driver.node.handle_update(update, now());
+        return Ok(false);
+    }
     tracing::info!("the bundle changes what a running core cannot: sessions are made anew");
-    // Protocol time runs on: only a start reads the wall clock.
-    let time = driver.node.time(now());
     // The farewells leave by the port of before, which the lockdown to come does not let out.
     driver.shut_down()?;
     relock(options, driver, lockdown)?;
+    // Protocol time runs on: only a start reads the wall clock.
     driver.take_over(other, udp, |journal| {
-        let config = identity::config(opened, &keys, journal, time);
+        let config = identity::config(opened, &keys, journal, time.1);
         Node::new(config, Box::new(SystemEntropy), now())
     })?;
-    *fixed = then;
-    Ok(())
+    before.fixed = then;
+    Ok(true)
 }
 
 /// Puts another lockdown in force; where that fails, the one of before stays.

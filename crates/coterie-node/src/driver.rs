@@ -3,13 +3,16 @@
 //! Order within a turn: records are stored before anything is sent (`Driver::flush`), so that no counter can be used twice,
 //! whatever happens next.
 
+mod pings;
+mod served;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use anyhow::Context;
-use coterie_api::{Answer, Failure, Reply, Request, node::Pong};
+use coterie_api::{Answer, Failure, Reply, Request};
 use coterie_io::{
     clock,
     generation::{Generation, Paths},
@@ -19,16 +22,20 @@ use coterie_io::{
     udp::{RecvBatch, SendBatch, UdpPort},
 };
 use coterie_model::{Instant, Name};
-use coterie_proto::{Event, Node, Persist, Ports};
+use coterie_proto::{Event, Node, Persist, Ports, node::Transmit};
 use sd_notify::NotifyState;
 
 use crate::{
     answers::{self, Surroundings},
+    follow::Renewed,
     journal::Journal,
     metrics,
     requests::{Asked, Requests},
     service::notify,
 };
+use pings::Waiting;
+pub use served::{Own, Serving};
+use served::{Purpose, Served, alarm_name};
 
 const TUN_KEY: u64 = 1;
 const UDP_KEY: u64 = 2;
@@ -68,6 +75,7 @@ pub struct Driver {
     arrivals: RecvBatch,
     out: SendBatch,
     pings: BTreeMap<[u8; 8], Waiting>,
+    served: Served,
     lockdown_state: String,
     lockdown_checked: Option<Instant>,
     /// When the service manager was last told that this loop turns.
@@ -92,24 +100,16 @@ pub struct Parts {
     pub identity: &'static str,
     /// People and signals.
     pub requests: Requests,
-}
-
-/// A person waits for a round trip.
-struct Waiting {
-    destination: IpAddr,
-    asked: Instant,
-    until: Instant,
-    had_session: bool,
-    /// When the probe could leave: at once, or when the session stood.
-    probed: Option<Instant>,
-    reply: SyncSender<Reply>,
+    /// What a server needs to be followed, and a door to be one.
+    pub serving: Serving,
 }
 
 /// Why the loop ended a turn with something to do outside of it.
-#[derive(Debug)]
 pub enum Left {
     /// The bundle is to be read again; who asked, unless it was a signal, waits to hear what came of it.
     Reload(Option<SyncSender<Reply>>),
+    /// The server gave a bundle.
+    Renewed(Box<Renewed>),
     /// Stop.
     Stop,
 }
@@ -157,6 +157,17 @@ pub(crate) fn push(udp: &UdpPort, out: &mut SendBatch) {
     out.clear();
 }
 
+/// Puts a datagram into the batch.
+pub(crate) fn queue(udp: &UdpPort, out: &mut SendBatch, transmit: &Transmit) {
+    if out.room() < transmit.bytes.len() {
+        push(udp, out);
+    }
+    if let Some(mut room) = out.reserve(transmit.to, transmit.bytes.len()) {
+        room.copy_from_slice(&transmit.bytes);
+        room.commit();
+    }
+}
+
 impl Driver {
     /// Joins the parts.
     ///
@@ -192,6 +203,7 @@ impl Driver {
             arrivals: RecvBatch::new(RECV_SLOTS, RECV_BYTES),
             out: SendBatch::new(SEND_BYTES),
             pings: BTreeMap::new(),
+            served: Served::new(parts.serving),
             lockdown_state: "off".into(),
             lockdown_checked: None,
             watched: None,
@@ -236,22 +248,37 @@ impl Driver {
                 self.node.handle_timeout(now, &mut ports);
             }
             self.end_pings(now);
+            self.attend_served(now);
             if ready.2 {
                 self.requests.waker().drain();
             }
-            while let Some(asked) = self.requests.next() {
-                match asked {
-                    Asked::Request(request, reply) => {
-                        if let Some(left) = self.answer(request, reply, now) {
-                            self.flush()?;
-                            return Ok(left);
-                        }
+            if let Some(left) = self.take_requests(now)? {
+                self.flush()?;
+                return Ok(left);
+            }
+        }
+    }
+
+    /// What people, signals and the server ask and say. Of the server's words one a turn: packets come between.
+    fn take_requests(&mut self, now: Instant) -> anyhow::Result<Option<Left>> {
+        while let Some(asked) = self.requests.next() {
+            match asked {
+                Asked::Request(request, reply) => {
+                    if let Some(left) = self.answer(request, reply, now) {
+                        return Ok(Some(left));
                     }
-                    Asked::Reload => return Ok(Left::Reload(None)),
-                    Asked::Stop => return Ok(Left::Stop),
+                }
+                Asked::Reload => return Ok(Some(Left::Reload(None))),
+                Asked::Stop => return Ok(Some(Left::Stop)),
+                Asked::Told(told) => {
+                    let left = self.take_told(told, now)?;
+                    // More may wait, for which nobody wakes the loop again.
+                    self.requests.waker().wake();
+                    return Ok(left);
                 }
             }
         }
+        Ok(None)
     }
 
     /// Another core takes over from one that was shut down, with another journal where it has other keys, and at another port
@@ -323,6 +350,9 @@ impl Driver {
         for _ in 0..8 {
             let got = self.udp.recv(&mut self.arrivals).context("the outside port is gone")?;
             for (from, datagram) in self.arrivals.datagrams_mut() {
+                if self.served.take_at_door(&mut self.node, datagram, from, now) {
+                    continue;
+                }
                 let mut ports = Buffers {
                     out: &mut self.out,
                     udp: &self.udp,
@@ -356,16 +386,13 @@ impl Driver {
                 }
             }
         }
+        self.flush_door()?;
         while let Some(transmit) = self.node.poll_transmit() {
-            if self.out.room() < transmit.bytes.len() {
-                push(&self.udp, &mut self.out);
-            }
-            if let Some(mut room) = self.out.reserve(transmit.to, transmit.bytes.len()) {
-                room.copy_from_slice(&transmit.bytes);
-                room.commit();
-            }
+            queue(&self.udp, &mut self.out, &transmit);
         }
         push(&self.udp, &mut self.out);
+        self.ask_for_wanted();
+        self.say_applied();
         while let Some(event) = self.node.poll_event() {
             self.tell(event, leaving);
         }
@@ -384,7 +411,10 @@ impl Driver {
                 tracing::info!(%peer, "peer moved");
                 tracing::debug!(%to, "new outside address");
             }
-            Event::Alarm(alarm) => tracing::warn!(?alarm, "alarm"),
+            Event::Alarm(alarm) => {
+                tracing::warn!(?alarm, "alarm");
+                self.served.count_alarm(alarm_name(&alarm));
+            }
             Event::Pong(token) => self.pong(token),
         }
     }
@@ -393,8 +423,9 @@ impl Driver {
         let now = now();
         let core = self.node.poll_timeout().map(|(at, _)| at.since(now));
         let ping = self.pings.values().map(|p| p.until.since(now)).min();
+        let served = self.served.due().map(|at| at.since(now));
         // A millisecond is the poller's grain: waking earlier would only wake again.
-        [core, ping]
+        [core, ping, served]
             .into_iter()
             .flatten()
             .fold(IDLE_TICK, Duration::min)
@@ -412,6 +443,7 @@ impl Driver {
                 .mark_forked()
                 .context("cannot write the journal; a forked machine must not come back")?;
             self.node.handle_fork();
+            self.forget_keys();
         }
         Ok(())
     }
@@ -421,22 +453,20 @@ impl Driver {
         let answer = match request {
             Request::Status => Reply::Ok(Answer::Status(Box::new(self.status(now)))),
             Request::Metrics => Reply::Ok(Answer::Metrics(metrics::text(self.status(now)))),
-            Request::Explain { destination } => match self.resolve(&destination) {
-                Ok(ip) => Reply::Ok(Answer::Explanation(answers::explanation(
-                    ip,
-                    &self.node.explain(ip, now),
-                ))),
-                Err(failure) => Reply::Error(failure),
-            },
+            Request::Explain { destination } => {
+                self.ask_for(destination, Purpose::Explain(reply), now);
+                return None;
+            }
             Request::Ping {
                 destination,
                 timeout_ms,
             } => {
-                if let Err(failure) = self.start_ping(&destination, timeout_ms, &reply, now) {
-                    Reply::Error(failure)
-                } else {
-                    return None;
-                }
+                self.ask_for(destination, Purpose::Ping { timeout_ms, reply }, now);
+                return None;
+            }
+            Request::Leave => {
+                self.say_bye(reply);
+                return None;
             }
             Request::Reload => return Some(Left::Reload(Some(reply))),
             Request::Unlock => match self.unlock() {
@@ -465,6 +495,10 @@ impl Driver {
             uptime: now.since(self.started).as_secs_f64(),
             identity: self.identity,
             lockdown: self.lockdown_state.clone(),
+            server: self.served.server(now),
+            door: self.served.door(),
+            by_token: self.served.by_token(),
+            alarms: self.served.alarms(),
         };
         answers::status(&self.node.status(now), &around)
     }
@@ -526,83 +560,6 @@ impl Driver {
             .ok_or_else(unknown)?;
         Ok(prefix.addr())
     }
-
-    fn start_ping(
-        &mut self,
-        to: &str,
-        timeout_ms: u64,
-        reply: &SyncSender<Reply>,
-        now: Instant,
-    ) -> Result<(), Failure> {
-        let destination = self.resolve(to)?;
-        let had_session = self.node.explain(destination, now).installed.is_some();
-        let token = self
-            .node
-            .handle_ping(destination, now)
-            .map_err(|reason| answers::failure(reason, to))?;
-        let until = now + Duration::from_millis(timeout_ms.clamp(1, 60_000));
-        let waiting = Waiting {
-            destination,
-            asked: now,
-            until,
-            had_session,
-            probed: had_session.then_some(now),
-            reply: reply.clone(),
-        };
-        self.pings.insert(token, waiting);
-        Ok(())
-    }
-
-    fn session_up(&mut self, peer: &Name, leaving: Option<Instant>) {
-        let Some(now) = leaving else { return };
-        for waiting in self.pings.values_mut().filter(|w| w.probed.is_none()) {
-            if self.node.explain(waiting.destination, now).peer.as_ref() == Some(peer) {
-                waiting.probed = Some(now);
-            }
-        }
-    }
-
-    fn pong(&mut self, token: [u8; 8]) {
-        let Some(waiting) = self.pings.remove(&token) else {
-            return;
-        };
-        let now = now();
-        let explained = answers::explanation(waiting.destination, &self.node.explain(waiting.destination, now));
-        let (Some(member), Some(community)) = (explained.member, explained.installed) else {
-            return;
-        };
-        let probed = waiting.probed.unwrap_or(waiting.asked);
-        let handshake = (!waiting.had_session).then(|| millis(probed.since(waiting.asked)));
-        let pong = Pong {
-            member,
-            community,
-            rtt_ms: millis(now.since(probed)),
-            handshake_ms: handshake,
-        };
-        let _gone = waiting.reply.try_send(Reply::Ok(Answer::Pong(pong)));
-    }
-
-    fn end_pings(&mut self, now: Instant) {
-        let over: Vec<_> = self
-            .pings
-            .iter()
-            .filter(|(_, w)| w.until <= now)
-            .map(|(token, _)| *token)
-            .collect();
-        for token in over {
-            if let Some(waiting) = self.pings.remove(&token) {
-                let _gone = waiting.reply.try_send(Reply::Error(Failure {
-                    code: "timeout".into(),
-                    message: format!("{} did not answer", waiting.destination),
-                    remedy: "is coteried running there, and is its endpoint in the enclave file right?".into(),
-                }));
-            }
-        }
-    }
-}
-
-fn millis(d: Duration) -> f64 {
-    d.as_secs_f64() * 1000.0
 }
 
 /// Running time of this machine.

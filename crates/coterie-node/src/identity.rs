@@ -8,12 +8,13 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use coterie_control::bundle::{Bundle, Keys, Opened, TemplateSettings};
 use coterie_crypto::{aead::Suite, dh::PublicKey, sign::VerifyingKey};
 use coterie_io::memory::Sealed;
-use coterie_model::{Authority, EnclaveId, Era, Name, Reader, UnixTime, Unverified, Writer};
+use coterie_model::{Authority, EnclaveId, Era, Instant, Name, Reader, UnixTime, Unverified, Writer};
 use coterie_proto::{Config, Update, handshake::payload::Suites, membership::Freshness};
 use zeroize::Zeroizing;
 
@@ -36,6 +37,19 @@ pub struct Identity {
     pub origin: Origin,
     /// The boot that they end with, where a token made them: the old keys alone let no machine back in.
     pub boot: Option<String>,
+    /// What time it was, as far as the process before knew.
+    pub known: Option<KnownTime>,
+}
+
+/// Protocol time as a process knew it, for the next one of the same boot: a restart gives no membership more time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownTime {
+    /// The boot whose running time it is.
+    pub boot: String,
+    /// When.
+    pub at: Instant,
+    /// What time it was then.
+    pub time: UnixTime,
 }
 
 /// Where an identity came from.
@@ -62,11 +76,12 @@ impl Origin {
 }
 
 impl Identity {
-    /// Reads the files of the command line; where they are missing, what was kept from before.
+    /// Reads the files of the command line and what was kept from before. Of one machine's two bundles the newer one counts: a
+    /// server's is not lost to an older file. Files with other keys win.
     ///
     /// # Errors
     /// When neither is there or readable.
-    pub fn load(options: &Options, kept: Option<&Sealed>) -> anyhow::Result<Self> {
+    pub fn load(options: &Options, kept: &Kept) -> anyhow::Result<Self> {
         Self::find(options, kept)?.with_context(|| {
             format!(
                 "no identity: {} or {} is missing; make keys and a request with `coterie bundle request`, have a bundle issued \
@@ -81,35 +96,46 @@ impl Identity {
     ///
     /// # Errors
     /// When something is there that cannot be read.
-    pub fn find(options: &Options, kept: Option<&Sealed>) -> anyhow::Result<Option<Self>> {
-        let kept = match kept {
-            Some(sealed) => {
-                let bytes = sealed.read().context("cannot read the identity that was kept")?;
-                Some(decode(&Zeroizing::new(bytes))?)
+    pub fn find(options: &Options, kept: &Kept) -> anyhow::Result<Option<Self>> {
+        let kept = kept.read(options)?;
+        let bundle = read_if_there(&options.bundle)?;
+        let keys = read_if_there(&options.keys)?;
+        Ok(match (bundle, keys, kept) {
+            (Some(bundle), Some(keys), Some(kept)) if !same_machine(&keys, &kept.keys) => {
+                Some(Self::of_files(bundle, keys))
             }
-            None => read_if_there(&options.state.join(FILE_NAME))?
-                .map(|bytes| decode(&bytes))
-                .transpose()?
-                .filter(|kept| kept.boot.is_none() || kept.boot == boot()),
-        };
-        let files = read_if_there(&options.bundle)?.zip(read_if_there(&options.keys)?);
-        Ok(Some(match (files, kept) {
-            (Some((bundle, keys)), kept) => Self {
-                origin: if kept.is_some_and(|kept| kept.keys == keys) {
-                    Origin::Recovered
-                } else {
-                    Origin::Files
-                },
-                bundle,
-                keys,
-                boot: None,
-            },
-            (None, Some(kept)) => Self {
-                bundle: read_if_there(&options.bundle)?.unwrap_or(kept.bundle),
-                ..kept
-            },
-            (None, None) => return Ok(None),
-        }))
+            (Some(bundle), keys, Some(kept)) => {
+                // A file that is no bundle is to be complained of, and not passed over.
+                let older = serial(&bundle).is_some_and(|file| Some(file) <= serial(&kept.bundle));
+                Some(match older {
+                    true => kept,
+                    false => Self {
+                        bundle,
+                        keys: keys.unwrap_or(kept.keys),
+                        ..kept
+                    },
+                })
+            }
+            (Some(bundle), Some(keys), None) => Some(Self::of_files(bundle, keys)),
+            (_, _, kept) => kept,
+        })
+    }
+
+    fn of_files(bundle: Zeroizing<Vec<u8>>, keys: Zeroizing<Vec<u8>>) -> Self {
+        Self {
+            bundle,
+            keys,
+            origin: Origin::Files,
+            boot: None,
+            known: None,
+        }
+    }
+
+    /// Protocol time now, as far as can be known: what the process before knew, or the wall clock.
+    #[must_use]
+    pub fn time(&self, wall: UnixTime, now: Instant) -> UnixTime {
+        let known = self.known.as_ref().filter(|known| boot().as_ref() == Some(&known.boot));
+        known.map_or(wall, |known| known.time.plus(now.since(known.at)))
     }
 
     /// Opens the bundle with the keys.
@@ -132,23 +158,83 @@ impl Identity {
     pub fn parse_keys(&self, options: &Options) -> anyhow::Result<Keys> {
         Keys::parse(&self.keys).with_context(|| format!("{}", options.keys.display()))
     }
+}
 
-    /// Keeps the identity for the next start and for a reload: in a sealed memory file, which is given back and which the
-    /// service manager holds too, if there is one; else in the private file.
+/// Whether two key files are of one machine: renewals change the key that opens bundles, and nothing else.
+fn same_machine(one: &[u8], other: &[u8]) -> bool {
+    let public = |text| Keys::parse(text).ok().map(|keys| *keys.static_key().public());
+    one == other || public(one).is_some_and(|key| public(other) == Some(key))
+}
+
+/// What a bundle claims.
+fn serial(bundle: &[u8]) -> Option<u64> {
+    Bundle::parse(bundle).ok().map(|bundle| bundle.claimed_serial())
+}
+
+/// Where the identity is kept for the next start and for a reload: in a sealed memory file, which the service manager holds too,
+/// if there is one; else in a private file. What is replaced is wiped with it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    sealed: Mutex<Option<Sealed>>,
+}
+
+impl Kept {
+    /// What the service manager passed, if it did.
+    #[must_use]
+    pub fn new(sealed: Option<Sealed>) -> Self {
+        Self {
+            sealed: Mutex::new(sealed),
+        }
+    }
+
+    fn read(&self, options: &Options) -> anyhow::Result<Option<Identity>> {
+        let sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*sealed {
+            Some(sealed) => {
+                let bytes = sealed.read().context("cannot read the identity that was kept")?;
+                Ok(Some(decode(&Zeroizing::new(bytes))?))
+            }
+            None => Ok(read_if_there(&options.state.join(FILE_NAME))?
+                .map(|bytes| decode(&bytes))
+                .transpose()?
+                .filter(|kept| kept.boot.is_none() || kept.boot == boot())),
+        }
+    }
+
+    /// Keeps an identity, and what time it is, in the place of the one before.
     ///
     /// # Errors
     /// What the system reports.
-    pub fn keep(&self, options: &Options) -> anyhow::Result<Option<Sealed>> {
-        let bytes = encode(self);
+    pub fn keep(&self, options: &Options, identity: &Identity) -> anyhow::Result<()> {
+        let bytes = encode(identity);
+        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
-            let sealed = Sealed::new(STORE_NAME, &bytes).context("cannot make a sealed memfd")?;
+            let fresh = Sealed::new(STORE_NAME, &bytes).context("cannot make a sealed memfd")?;
             coterie_io::memory::forget_descriptor(STORE_NAME).context("cannot speak to the service manager")?;
-            coterie_io::memory::store_descriptor(STORE_NAME, &sealed).context("cannot speak to the service manager")?;
-            return Ok(Some(sealed));
+            coterie_io::memory::store_descriptor(STORE_NAME, &fresh).context("cannot speak to the service manager")?;
+            *sealed = Some(fresh);
+            return Ok(());
         }
         let path = options.state.join(FILE_NAME);
-        write_private(&path, &bytes).with_context(|| format!("cannot keep the identity in {}", path.display()))?;
-        Ok(None)
+        write_private(&path, &bytes).with_context(|| format!("cannot keep the identity in {}", path.display()))
+    }
+
+    /// Forgets what was kept: the machine was forked, or its membership is over for good.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn forget(&self, options: &Options) -> anyhow::Result<()> {
+        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        if sealed.take().is_some() {
+            coterie_io::memory::forget_descriptor(STORE_NAME).context("cannot speak to the service manager")?;
+        }
+        let path = options.state.join(FILE_NAME);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -188,11 +274,25 @@ impl Fixed {
     }
 }
 
+impl Fixed {
+    /// The suites that may be used, and the one that is preferred.
+    #[must_use]
+    pub fn suites(&self) -> (Suites, Suite) {
+        self.suites
+    }
+
+    /// Whether there is a server that tells heads.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.is_served
+    }
+}
+
 /// What the core is made from.
 #[must_use]
-pub fn config(opened: Opened, keys: &Keys, journal: &Journal, wall: UnixTime) -> Config {
+pub fn config(opened: Opened, keys: &Keys, journal: &Journal, time: UnixTime) -> Config {
     let (suites, preferred) = suites(&opened.template);
-    let time = opened.issued.max(wall);
+    let time = opened.issued.max(time);
     let authority = opened.authority.clone();
     Config {
         keys: keys.static_key(),
@@ -251,6 +351,17 @@ pub fn update(opened: Opened, time: UnixTime) -> Update {
         exclude: Some(opened.template.exclude),
         complete: true,
         time: Some(time),
+    }
+}
+
+/// What a bundle that came while the core runs tells it. Revocations and heads are the stream's, which may be ahead of the
+/// bundle; who is in which community too.
+#[must_use]
+pub fn renewal(opened: Opened, time: UnixTime) -> Update {
+    Update {
+        revocations: None,
+        head: None,
+        ..update(opened, time)
     }
 }
 
@@ -328,35 +439,59 @@ fn read_if_there(path: &Path) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
 
 fn encode(identity: &Identity) -> Zeroizing<Vec<u8>> {
     let mut w = Writer::new();
-    w.u8(2)
-        .counted(identity.boot.as_deref().unwrap_or_default().as_bytes())
-        .u32(u32::try_from(identity.bundle.len()).unwrap_or(u32::MAX))
-        .bytes(&identity.bundle)
-        .bytes(&identity.keys);
-    Zeroizing::new(w.into_bytes())
+    w.u8(3).counted(identity.boot.as_deref().unwrap_or_default().as_bytes());
+    match &identity.known {
+        Some(known) => w.counted(known.boot.as_bytes()).u64(nanos(known.at)).u64(known.time.0),
+        None => w.counted(&[]).u64(0).u64(0),
+    };
+    w.u32(u32::try_from(identity.bundle.len()).unwrap_or(u32::MAX))
+        .bytes(&identity.bundle);
+    let front = Zeroizing::new(w.into_bytes());
+    // Room for everything at once: a buffer that grows leaves copies of secrets behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(front.len() + identity.keys.len()));
+    bytes.extend_from_slice(&front);
+    bytes.extend_from_slice(&identity.keys);
+    bytes
+}
+
+fn nanos(at: Instant) -> u64 {
+    u64::try_from(at.since_boot().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn decode(bytes: &[u8]) -> anyhow::Result<Identity> {
     let mut r = Reader::new(bytes);
+    let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes).into_owned()).filter(|text| !text.is_empty());
     let mut read = || {
         let version = r.u8("version")?;
-        // Version 1 knew no tokens.
-        let boot = if version == 1 { &[][..] } else { r.counted(64, "boot")? };
+        // Version 1 knew no tokens, version 2 no time.
+        let boot = if version == 1 {
+            None
+        } else {
+            text(r.counted(64, "boot")?)
+        };
+        let known = if version < 3 {
+            None
+        } else {
+            let (boot, at) = (text(r.counted(64, "boot")?), Instant::from_nanos(r.u64("instant")?));
+            let time = UnixTime(r.u64("time")?);
+            boot.map(|boot| KnownTime { boot, at, time })
+        };
         let len = usize::try_from(r.u32("bundle length")?).unwrap_or(usize::MAX);
         let bundle = Zeroizing::new(r.take(len, "bundle")?.to_vec());
         let keys = Zeroizing::new(r.take(r.remaining(), "keys")?.to_vec());
-        Ok::<_, coterie_model::Malformed>((version, boot, bundle, keys))
+        Ok::<_, coterie_model::Malformed>((version, boot, known, bundle, keys))
     };
-    let (version, boot, bundle, keys) =
+    let (version, boot, known, bundle, keys) =
         read().context("the identity that was kept is damaged; remove it and start from the bundle")?;
-    if version > 2 {
+    if version > 3 {
         bail!("the identity that was kept is of another version; remove it and start from the bundle");
     }
     Ok(Identity {
         bundle,
         keys,
         origin: Origin::Recovered,
-        boot: Some(String::from_utf8_lossy(boot).into_owned()).filter(|boot| !boot.is_empty()),
+        boot,
+        known,
     })
 }
 

@@ -155,6 +155,19 @@ impl Journal {
         Ok(())
     }
 
+    /// The same without a wait for the disk: what is returned is to be forced there by somebody who has time
+    /// ([`File::sync_data`]).
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn note_serial(&mut self, serial: u64) -> io::Result<File> {
+        if serial > self.serial {
+            self.serial = serial;
+            self.write_head_slot()?;
+        }
+        self.file.try_clone()
+    }
+
     /// Stores a record. It has happened when this returns.
     ///
     /// # Errors
@@ -193,6 +206,11 @@ impl Journal {
     }
 
     fn write_head(&mut self) -> io::Result<()> {
+        self.write_head_slot()?;
+        self.file.sync_data()
+    }
+
+    fn write_head_slot(&self) -> io::Result<()> {
         let mut w = Writer::new();
         w.bytes(b"coterie journal")
             .u8(1)
@@ -200,8 +218,7 @@ impl Journal {
             .u64(self.counter)
             .u64(self.serial)
             .u8(u8::from(self.forked));
-        self.write_slot(0, w)?;
-        self.file.sync_data()
+        self.write_slot(0, w)
     }
 
     fn read_head(&mut self) -> io::Result<bool> {

@@ -13,6 +13,8 @@
 //! | [`journal`] | counters that must survive with them |
 //! | [`network`] | TUN device, addresses, routes, lockdown |
 //! | [`driver`] | the loop |
+//! | [`follow`] | the server: what it tells and is asked, in a thread of its own |
+//! | [`visitors`] | whom this node let in as a door |
 //! | [`requests`] | control socket and signals |
 //! | [`service`] | what the service manager is told |
 //! | [`answers`] | the core's values in the contract's words |
@@ -24,6 +26,7 @@ mod disk;
 pub mod driver;
 pub mod enrol;
 pub mod entropy;
+pub mod follow;
 pub mod identity;
 pub mod journal;
 pub mod metrics;
@@ -31,3 +34,4 @@ pub mod network;
 pub mod options;
 pub mod requests;
 pub mod service;
+pub mod visitors;

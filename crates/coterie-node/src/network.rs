@@ -1,13 +1,14 @@
 //! The machine's network around the node: the inside interface with its addresses and routes, and lockdown.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use coterie_control::bundle::Opened;
 use coterie_io::{
-    link::{Links, Route, RouteKind},
-    lockdown::{Lockdown, Routing},
+    link::{Links, Protocol, Route, RouteKind},
+    lockdown::{Allow, Lockdown, Routing, Who},
     tun::Tun,
     udp::{UdpOptions, UdpPort},
 };
@@ -84,7 +85,9 @@ pub fn remember_lockdown(options: &Options, lockdown: Option<&Lockdown>) -> anyh
     let path = options.state.join(LAST_LOCKDOWN);
     let text = lockdown.map_or_else(String::new, |l| {
         let pools: Vec<String> = l.routing.inside.iter().map(ToString::to_string).collect();
-        format!("{}\n{}\n", l.port, pools.join(" "))
+        let servers: BTreeSet<String> = l.allow.iter().map(|allow| allow.remote.to_string()).collect();
+        let servers: Vec<String> = servers.into_iter().collect();
+        format!("{}\n{}\n{}\n", l.port, pools.join(" "), servers.join(" "))
     });
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -104,13 +107,16 @@ pub fn last_lockdown(options: &Options) -> anyhow::Result<Option<Lockdown>> {
     let Some(port) = lines.next().filter(|_| options.lockdown != LockdownChoice::Off) else {
         return Ok(None);
     };
-    let inside = lines
-        .next()
-        .unwrap_or_default()
+    let inside = words(lines.next());
+    let servers: Vec<SocketAddr> = words(lines.next());
+    make_lockdown(options, port.parse().unwrap_or(4747), inside, &servers).map(Some)
+}
+
+fn words<T: std::str::FromStr>(line: Option<&str>) -> Vec<T> {
+    line.unwrap_or_default()
         .split(' ')
-        .filter_map(|p| p.parse().ok())
-        .collect();
-    make_lockdown(options, port.parse().unwrap_or(4747), inside).map(Some)
+        .filter_map(|word| word.parse().ok())
+        .collect()
 }
 
 /// Gives the interface the member's addresses and takes away those that are no longer its own.
@@ -189,23 +195,49 @@ pub fn lockdown(options: &Options, opened: &Opened) -> anyhow::Result<Option<Loc
     if !wanted {
         return Ok(None);
     }
-    make_lockdown(options, opened.port, pools(opened)?).map(Some)
+    make_lockdown(options, opened.port, pools(opened)?, &opened.servers).map(Some)
 }
 
-/// The lockdown of a machine that is no member yet: what a token's holder sends is sealed too.
+/// The lockdown of a machine that is no member yet and finds its server at `servers`: what a token's holder sends is sealed too.
+/// One that was in force stays as it was otherwise.
 ///
 /// # Errors
 /// When no outside interface can be found.
-pub fn lockdown_before(options: &Options) -> anyhow::Result<Option<Lockdown>> {
-    match options.lockdown {
-        LockdownChoice::Off => Ok(None),
-        LockdownChoice::Auto | LockdownChoice::On => {
-            make_lockdown(options, coterie_control::file::DEFAULT_PORT, Vec::new()).map(Some)
-        }
+pub fn lockdown_before(
+    options: &Options,
+    last: Option<&Lockdown>,
+    servers: &[SocketAddr],
+) -> anyhow::Result<Option<Lockdown>> {
+    if options.lockdown == LockdownChoice::Off {
+        return Ok(None);
     }
+    let (port, inside) = last.map_or_else(
+        || (coterie_control::file::DEFAULT_PORT, Vec::new()),
+        |last| (last.port, last.routing.inside.clone()),
+    );
+    let known = last.into_iter().flat_map(|last| &last.allow).map(|allow| allow.remote);
+    let servers: BTreeSet<SocketAddr> = servers.iter().copied().chain(known).collect();
+    let servers: Vec<SocketAddr> = servers.into_iter().collect();
+    make_lockdown(options, port, inside, &servers).map(Some)
 }
 
-fn make_lockdown(options: &Options, port: u16, inside: Vec<IpNet>) -> anyhow::Result<Lockdown> {
+/// Servers are let through for our own sockets, where they are not inside.
+fn allowed(outside: &[String], inside: &[IpNet], servers: &[SocketAddr]) -> Vec<Allow> {
+    let away = servers
+        .iter()
+        .filter(|server| !inside.iter().any(|net| net.contains(&server.ip())));
+    away.flat_map(|server| {
+        outside.iter().map(|interface| Allow {
+            who: Who::Marked,
+            interface: interface.clone(),
+            protocol: Protocol::Tcp,
+            remote: *server,
+        })
+    })
+    .collect()
+}
+
+fn make_lockdown(options: &Options, port: u16, inside: Vec<IpNet>, servers: &[SocketAddr]) -> anyhow::Result<Lockdown> {
     let outside = if options.outside.is_empty() {
         find_outside(options)?
     } else {
@@ -216,10 +248,10 @@ fn make_lockdown(options: &Options, port: u16, inside: Vec<IpNet>) -> anyhow::Re
     }
     Ok(Lockdown {
         table_name: coterie_api::LOCKDOWN_TABLE.into(),
+        allow: allowed(&outside, &inside, servers),
         outside,
         port: options.listen.map_or(port, |a| a.port()),
         mark: MARK,
-        allow: Vec::new(),
         dhcp: true,
         routing: Routing {
             priority: coterie_api::LOCKDOWN_PRIORITY,

@@ -19,6 +19,9 @@ pub struct Options {
     /// A join token to become a member with where there is no bundle; default: the credential coterie.token
     #[arg(long, value_name = "FILE")]
     pub token: Option<PathBuf>,
+    /// Only become a member with the token: write the bundle and the keys where --bundle and --keys say, and end
+    #[arg(long, requires = "token")]
+    pub enrol_only: bool,
     /// The name to ask for with a token; default: the machine's
     #[arg(long, value_name = "NAME", value_parser = Name::new)]
     pub name: Option<Name>,

@@ -19,6 +19,8 @@ use signal_hook::{
     iterator::Signals,
 };
 
+use crate::follow::Told;
+
 /// Connections served at once; more wait for nothing and are closed.
 const MAX_CONNECTIONS: usize = 32;
 /// Longest request line.
@@ -35,6 +37,8 @@ pub enum Asked {
     Reload,
     /// Stop.
     Stop,
+    /// The server, by the thread that follows it.
+    Told(Told),
 }
 
 /// The loop's end of the channel.
@@ -81,7 +85,7 @@ impl Requests {
 }
 
 impl Asker {
-    fn ask(&self, asked: Asked) {
+    pub(crate) fn ask(&self, asked: Asked) {
         // A loop that is gone takes no requests; the process is ending then.
         if self.sender.send(asked).is_ok() {
             self.waker.wake();

@@ -76,7 +76,7 @@ impl Gate {
         let mut bytes = [0; 2048];
         while !stop.load(Ordering::Relaxed) {
             if let Ok((len, from)) = socket.recv_from(&mut bytes) {
-                door.handle_outside(&mut bytes[..len], from, now(), driver::now());
+                door.handle_outside(&mut bytes[..len], from, |_| false, now(), driver::now());
             }
             door.handle_timeout(driver::now());
             while let Some(request) = door.poll_request() {

@@ -54,6 +54,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 const TRIALS: u32 = 200_000;
 
 /// A token, as a door knows it.
+#[derive(Debug)]
 pub struct Knock {
     /// The token's identifier as tag, epoch 1, and the knock key for this door.
     pub key: EpochKey,
@@ -112,6 +113,7 @@ pub struct Door {
     out: VecDeque<Transmit>,
     requests: VecDeque<Request>,
     records: VecDeque<Record>,
+    has_new: bool,
 }
 
 struct Visit {
@@ -169,6 +171,7 @@ impl Door {
             out: VecDeque::new(),
             requests: VecDeque::new(),
             records: VecDeque::new(),
+            has_new: false,
         }
     }
 
@@ -217,6 +220,17 @@ impl Door {
     /// ([`crate::Node::avoid_indices`]).
     pub fn indices(&self) -> impl Iterator<Item = u32> {
         self.visits.keys().copied()
+    }
+
+    /// Whether a visit began since this was asked last.
+    pub fn has_new_visit(&mut self) -> bool {
+        core::mem::take(&mut self.has_new)
+    }
+
+    /// Tokens that open the door.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.knocks.len()
     }
 
     /// Does what is due at `now`: repeats pieces of answers, ends visits.
@@ -365,6 +379,7 @@ impl Door {
             stage: Stage::ExpectOffer(Box::new(Responded::new(established))),
         };
         self.visits.insert(local, visit);
+        self.has_new = true;
         self.out.push_back(Transmit {
             to: from,
             bytes: message,

@@ -395,6 +395,12 @@ impl Node {
         self.membership.time(now)
     }
 
+    /// Of the revocations that are known.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.membership.known().1
+    }
+
     /// This node's static key.
     #[must_use]
     pub fn static_key(&self) -> &PublicKey {
