@@ -67,6 +67,16 @@ impl MemberState {
     }
 }
 
+/// Query of isolate, release and revoke.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutOffQuery {
+    /// How long to wait for nodes to acknowledge it, milliseconds; at most, and unless told otherwise,
+    /// [`super::MAX_CUT_OFF_WAIT_MS`].
+    #[serde(default)]
+    pub wait_ms: Option<u64>,
+}
+
 /// What came of isolate, release and revoke: whom the news has reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutOff {

@@ -24,7 +24,7 @@ pub use enclave::{
 };
 pub use endpoint::{ENDPOINTS, Endpoint, Method, Scope};
 pub use explain::{Considered, ExplainQuery, Explained, Installed, Policy, Verdict};
-pub use member::{CutOff, EndMembers, Ended, Member, MemberState};
+pub use member::{CutOff, CutOffQuery, EndMembers, Ended, Member, MemberState};
 pub use node::{Ack, Follow, NodeExplained, Ready, Resolve};
 pub use principal::{NewPrincipal, NewTenant, Principal, PrincipalMade, Role, Tenant, TenantMade, WhoAmI};
 pub use problem::{FileFault, Problem};

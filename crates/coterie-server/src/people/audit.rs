@@ -1,12 +1,13 @@
 //! `GET /v1/audit`: the caller's audit log, page by page, and what comes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::{Json, response::IntoResponse as _};
+use axum::{Extension, Json, response::IntoResponse as _};
 use coterie_api::v1::{self, AuditEntry, AuditPage, AuditQuery};
 use coterie_store::{AuditRow, Scope, Store};
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     answer::{Answer, hex},
@@ -16,9 +17,21 @@ use crate::{listener::stopped, refusal::Refusal};
 
 /// How often the log is looked at while somebody waits for an entry.
 const LOOK: Duration = Duration::from_secs(1);
+/// How many may wait at a time: each looks at the log.
+const WAITERS: usize = 128;
+
+/// Room for those who wait for an entry.
+#[derive(Debug, Clone)]
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(WAITERS)))
+    }
+}
 
 /// `GET /v1/audit`
-pub(super) async fn page(call: Call, Asked(query): Asked<AuditQuery>) -> Answer {
+pub(super) async fn page(call: Call, Extension(room): Extension<Room>, Asked(query): Asked<AuditQuery>) -> Answer {
     if query.limit == Some(0) {
         return Err(Refusal::BadRequest("limit is 1 or more".to_owned()).into());
     }
@@ -29,11 +42,15 @@ pub(super) async fn page(call: Call, Asked(query): Asked<AuditQuery>) -> Answer 
     let wait = Duration::from_secs(query.wait.unwrap_or(0).min(v1::MAX_AUDIT_WAIT));
     let until = Instant::now() + wait;
     let mut stopping = call.server.stopping.clone();
+    let mut place = None;
     let rows = loop {
         let rows = rows(&call.server.store, call.caller.scope(), query.after, limit).await?;
         let left = until.saturating_duration_since(Instant::now());
         if !rows.is_empty() || left.is_zero() {
             break rows;
+        }
+        if place.is_none() {
+            place = Some(room.0.try_acquire().map_err(|_full| Refusal::TooMany)?);
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK.min(left)) => {}

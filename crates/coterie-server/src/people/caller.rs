@@ -22,8 +22,11 @@ use crate::{clock, refusal::Refusal, registry::Server};
 const NOTED: Duration = Duration::from_secs(3600);
 
 /// Endpoints that read a query; elsewhere a query would be something that is asked for and not done.
-const QUERIES: [(Method, &str); 3] = [
+const QUERIES: [(Method, &str); 6] = [
     (Method::Put, "/v1/enclaves/{e}"),
+    (Method::Post, "/v1/enclaves/{e}/members/{m}/isolate"),
+    (Method::Post, "/v1/enclaves/{e}/members/{m}/release"),
+    (Method::Post, "/v1/enclaves/{e}/members/{m}/revoke"),
     (Method::Get, "/v1/enclaves/{e}/explain"),
     (Method::Get, "/v1/audit"),
 ];

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::{Json, body::Body, response::IntoResponse as _};
-use coterie_api::v1::{self, CutOff, EndMembers, Ended, List, Member, MemberState};
+use coterie_api::v1::{self, CutOff, CutOffQuery, EndMembers, Ended, List, Member, MemberState};
 use coterie_control::{
     bundle::Request,
     file,
@@ -16,7 +16,7 @@ use http::header::CONTENT_TYPE;
 
 use super::{
     answer::{Answer, count},
-    ask::{self, Call},
+    ask::{self, Asked, Call},
     communities::newest,
 };
 use crate::{
@@ -71,18 +71,18 @@ pub(super) async fn one(call: Call) -> Answer {
 }
 
 /// `POST /v1/enclaves/{e}/members/{m}/isolate`
-pub(super) async fn isolate(call: Call) -> Answer {
-    cut_off(call, Act::Isolate).await
+pub(super) async fn isolate(call: Call, Asked(query): Asked<CutOffQuery>) -> Answer {
+    cut_off(call, query, Act::Isolate).await
 }
 
 /// `POST /v1/enclaves/{e}/members/{m}/release`
-pub(super) async fn release(call: Call) -> Answer {
-    cut_off(call, Act::Release).await
+pub(super) async fn release(call: Call, Asked(query): Asked<CutOffQuery>) -> Answer {
+    cut_off(call, query, Act::Release).await
 }
 
 /// `POST /v1/enclaves/{e}/members/{m}/revoke`
-pub(super) async fn revoke(call: Call) -> Answer {
-    cut_off(call, |name| Act::Revoke(vec![name])).await
+pub(super) async fn revoke(call: Call, Asked(query): Asked<CutOffQuery>) -> Answer {
+    cut_off(call, query, |name| Act::Revoke(vec![name])).await
 }
 
 /// What is to be compared of a member that is cut off or let in again.
@@ -92,7 +92,7 @@ struct Before {
 }
 
 /// Cuts a member off or lets it in again, and waits until those who follow have heard.
-async fn cut_off(call: Call, act: impl FnOnce(Name) -> Act) -> Answer {
+async fn cut_off(call: Call, query: CutOffQuery, act: impl FnOnce(Name) -> Act) -> Answer {
     let keeper = call.keeper().await?;
     let name = call.name("m", "member")?;
     let asked = name.clone();
@@ -117,7 +117,11 @@ async fn cut_off(call: Call, act: impl FnOnce(Name) -> Act) -> Answer {
         Outcome::Done(revision) | Outcome::Gone(_, revision) => revision,
         _other => return Err(Refusal::Gone.into()),
     };
-    let answer = heard(&keeper, name, revision).await?;
+    let wait = query
+        .wait_ms
+        .unwrap_or(v1::MAX_CUT_OFF_WAIT_MS)
+        .min(v1::MAX_CUT_OFF_WAIT_MS);
+    let answer = heard(&keeper, name, revision, Duration::from_millis(wait)).await?;
     let communities_rolled = match removal {
         true => rolled(&keeper, before.epochs).await?,
         false => Vec::new(),
@@ -131,8 +135,7 @@ async fn cut_off(call: Call, act: impl FnOnce(Name) -> Act) -> Answer {
 }
 
 /// Waits until everybody who follows, but the member itself, has applied what changed.
-async fn heard(keeper: &Keeper, member: Name, revision: Revision) -> Result<CutOff, Refusal> {
-    let patience = Duration::from_millis(v1::MAX_CUT_OFF_WAIT_MS);
+async fn heard(keeper: &Keeper, member: Name, revision: Revision, patience: Duration) -> Result<CutOff, Refusal> {
     let itself = [member];
     let (acknowledged, connected, took) = keeper.presence.all_acknowledged(revision, &itself, patience).await;
     let list = keeper

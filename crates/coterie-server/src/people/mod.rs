@@ -24,7 +24,7 @@ mod tokens;
 use std::sync::Arc;
 
 use axum::{
-    Router, middleware,
+    Extension, Router, middleware,
     response::Response,
     routing::{MethodRouter, delete, get, post, put},
 };
@@ -101,6 +101,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
     router
         .fallback(|| async { Denial::from(Refusal::NoEndpoint) })
         .method_not_allowed_fallback(|| async { Denial::Method })
+        .layer(Extension(audit::Room::new()))
         .layer(middleware::map_response(unstored))
         .with_state(server)
 }

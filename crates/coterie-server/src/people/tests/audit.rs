@@ -148,6 +148,15 @@ async fn one_who_waits_is_told_when_something_happens() {
     });
     assert_eq!(actions(&log), ["principal.create"]);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    // So many may wait and no more; the others are told at once, and who does not wait is not concerned.
+    let waiting = format!("/v1/audit?after={}&wait=2", log.next);
+    let statuses = super::enclaves::together((0..130).map(|_| site.get(&key, &waiting))).await;
+    let refused: Vec<_> = statuses
+        .into_iter()
+        .filter(|answered| answered.status != StatusCode::OK)
+        .collect();
+    assert_eq!(refused.len(), 2);
+    assert!(refused.into_iter().all(|answered| answered.code() == "too-many"));
     let waiting = format!("?after={}&wait=60", log.next);
     let (log, ()) = tokio::join!(page(&site, &key, &waiting), async { site.stop() });
     assert!(

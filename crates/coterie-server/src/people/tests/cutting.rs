@@ -110,6 +110,10 @@ async fn isolate_and_release_say_whom_the_news_has_reached() {
         again = post(&site, &key, "web-1/release") => again,
     };
     assert!(!again.changed);
+    let at_once = post(&site, &key, "web-1/isolate?wait_ms=0").await;
+    assert!(at_once.changed && (at_once.connected, at_once.acknowledged) == (1, 0) && at_once.milliseconds < 1_000);
+    let place = format!("{MEMBERS}/web-1/release?wait=0");
+    assert_eq!(site.post(&key, &place, json!(null)).await.code(), code::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -164,7 +164,8 @@ async fn somebody_who_applied_in_between_is_noticed() {
     assert_eq!(statuses, [200, 201]);
 }
 
-async fn together(calls: impl Iterator<Item = impl Future<Output = Answered>>) -> Vec<Answered> {
+/// Makes calls at once.
+pub(super) async fn together(calls: impl Iterator<Item = impl Future<Output = Answered>>) -> Vec<Answered> {
     let mut calls: Vec<_> = calls.map(Box::pin).collect();
     let mut done: Vec<Option<Answered>> = calls.iter().map(|_| None).collect();
     core::future::poll_fn(|context| {
