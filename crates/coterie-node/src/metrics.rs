@@ -1,6 +1,7 @@
 //! Metrics in Prometheus text format (OpenMetrics): from the control socket, and over HTTP where asked for.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use coterie_api::{Answer, Reply, Request, node::Status};
@@ -23,6 +24,11 @@ struct Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: String,
 }
 
 impl prometheus_client::collector::Collector for NodeMetrics {
@@ -71,6 +77,13 @@ impl prometheus_client::collector::Collector for NodeMetrics {
         for (reason, n) in &c.drops {
             ConstCounter::new(*n).encode(drops.encode_family(&Reason { reason: reason.clone() })?)?;
         }
+        let kind = prometheus_client::metrics::MetricType::Counter;
+        let mut alarms =
+            encoder.encode_descriptor("coterie_alarms", "What should not have happened, by kind", None, kind)?;
+        for alarm in ["rollback", "foreign", "twin", "forked", "revoked-knocked"] {
+            let n = s.alarms.get(alarm).copied().unwrap_or(0);
+            ConstCounter::new(n).encode(alarms.encode_family(&Kind { kind: alarm.into() })?)?;
+        }
         let kind = prometheus_client::metrics::MetricType::Gauge;
         let mut peers = encoder.encode_descriptor("coterie_peers", "Members known, by state", None, kind)?;
         for state in ["silent", "connecting", "up", "revoked"] {
@@ -99,6 +112,59 @@ impl prometheus_client::collector::Collector for NodeMetrics {
             None,
             i64::try_from(s.revision).unwrap_or(i64::MAX),
         )?;
+        gauge(
+            "coterie_membership_current",
+            "0 when the membership has ended",
+            None,
+            i64::from(s.membership == "current"),
+        )?;
+        if let Some(server) = &s.server {
+            let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+            gauge(
+                "coterie_server_following",
+                "1 while the server tells this node what changes",
+                None,
+                i64::from(server.state == "following"),
+            )?;
+            gauge(
+                "coterie_server_mark",
+                "Revision up to which everything was told and applied",
+                None,
+                whole(server.mark),
+            )?;
+            gauge(
+                "coterie_server_serial",
+                "Serial of the bundle in use",
+                None,
+                whole(server.serial),
+            )?;
+            if let Some(heard) = server.heard {
+                // Whole seconds are enough for an alarm.
+                let seconds = Duration::try_from_secs_f64(heard).map_or(i64::MAX, |d| whole(d.as_secs()));
+                let unit = Some(&Unit::Seconds);
+                gauge(
+                    "coterie_server_heard_ago",
+                    "Since the server said something",
+                    unit,
+                    seconds,
+                )?;
+            }
+        }
+        if let Some(door) = &s.door {
+            let whole = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            gauge(
+                "coterie_door_tokens",
+                "Tokens that open this door",
+                None,
+                whole(door.tokens),
+            )?;
+            gauge(
+                "coterie_door_visits",
+                "Visits under way at this door",
+                None,
+                whole(door.visits),
+            )?;
+        }
         let ends = i64::try_from(s.membership_ends).unwrap_or(i64::MAX);
         gauge(
             "coterie_membership_ends_timestamp",

@@ -21,11 +21,24 @@ pub(crate) struct DownArguments {
     /// Take the lockdown away too: clear text can leave this machine again
     #[arg(long)]
     unlock: bool,
+    /// Tell the server first that this machine goes for good: its membership ends, and its name and addresses are free again
+    #[arg(long)]
+    leave: bool,
+    /// Tell the server, and stop nothing, where a join token made this machine a member and the machine is being switched off
+    #[arg(long, hide = true, conflicts_with_all = ["unlock", "leave"])]
+    at_power_off: bool,
     #[command(flatten)]
     socket: Socket,
 }
 
 pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
+    if arguments.at_power_off {
+        let goes = systemd::powers_off() && arguments.socket.status()?.by_token;
+        return if goes { leave(&arguments.socket) } else { Ok(()) };
+    }
+    if arguments.leave {
+        leave(&arguments.socket)?;
+    }
     let status = arguments.socket.status();
     // One that cannot start is tried again and again, and would load its lockdown each time.
     let tries = status.is_err() && arguments.socket.is_default() && systemd::is_trying();
@@ -57,6 +70,15 @@ pub(crate) fn run(arguments: &DownArguments) -> anyhow::Result<()> {
     };
     unlock::lift()?;
     output::print(&format!("{whose}; clear text can leave this machine again"))
+}
+
+/// Has the server told that this machine goes for good.
+fn leave(socket: &Socket) -> anyhow::Result<()> {
+    let answer = socket.call(&Request::Leave)?;
+    if answer != Answer::Done {
+        return Err(super::unexpected(&answer));
+    }
+    output::print("the server knows that this machine goes for good; its membership is over")
 }
 
 /// Stops coteried, by systemd where it was started so, and waits until its process has ended: not before is its port free.

@@ -63,7 +63,10 @@ fn own(status: &Status, paint: Paint) -> String {
         up,
         count(status.peers.len(), "peer")
     );
-    let membership = format!("ends {} ({})", clock::relative(ends, now), clock::date(ends));
+    let membership = match status.membership.as_str() {
+        "" | "current" => format!("ends {} ({})", clock::relative(ends, now), clock::date(ends)),
+        ended => ended.to_owned(),
+    };
     let lockdown = match status.lockdown.as_str() {
         "in-force" => paint.green("in force"),
         "off" => paint.yellow("off"),
@@ -77,7 +80,7 @@ fn own(status: &Status, paint: Paint) -> String {
         ("outside", format!("UDP port {}", status.port)),
         (
             "membership",
-            if ends <= now {
+            if ends <= now || membership.starts_with("ended") {
                 paint.red(&membership)
             } else {
                 membership
@@ -96,7 +99,7 @@ fn own(status: &Status, paint: Paint) -> String {
             ),
         ),
     ];
-    for (name, value) in lines {
+    for (name, value) in lines.into_iter().chain(served(status, paint)) {
         writeln!(text, "  {name:<11}{value}").expect("a string can be written");
     }
     if status.forked {
@@ -106,9 +109,51 @@ fn own(status: &Status, paint: Paint) -> String {
     text
 }
 
+/// The lines about server, door and alarms, where there is something to say.
+fn served(status: &Status, paint: Paint) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let span = |seconds: f64| clock::span(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    if let Some(server) = &status.server {
+        let address = server.address.map(|address| address.to_string()).unwrap_or_default();
+        let heard = server.heard.map(|seconds| format!(", heard {} ago", span(seconds)));
+        let mut line = format!(
+            "{address}, {} for {}{}, mark {}, bundle {}",
+            server.state,
+            span(server.since),
+            heard.unwrap_or_default(),
+            server.mark,
+            server.serial
+        );
+        if let Some(trouble) = &server.trouble {
+            line.push_str(": ");
+            line.push_str(trouble);
+        }
+        let painted = match server.state.as_str() {
+            "following" if server.trouble.is_none() => line,
+            "away" => paint.red(&line),
+            _ => paint.yellow(&line),
+        };
+        lines.push(("server", painted));
+    }
+    if let Some(door) = &status.door {
+        let line = format!(
+            "{} open it, {} under way",
+            count(door.tokens, "token"),
+            count(door.visits, "visit")
+        );
+        lines.push(("door", line));
+    }
+    if !status.alarms.is_empty() {
+        let alarms: Vec<String> = status.alarms.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+        lines.push(("ALARMS", paint.red(&alarms.join(", "))));
+    }
+    lines
+}
+
 fn identity(status: &Status) -> String {
     match status.identity.as_str() {
         "bundle" => "from the bundle".to_owned(),
+        "enrolled" => "by a join token".to_owned(),
         "recovered" => "recovered from the process before".to_owned(),
         other => other.to_owned(),
     }
