@@ -497,6 +497,38 @@ fn a_state_that_nobody_makes_is_refused() {
 }
 
 #[test]
+fn an_application_that_is_shown_again_changes_nothing_for_others() {
+    let later = NOW.plus(Duration::from_secs(1000));
+    let again = |site: &mut Site| {
+        site.apply("web", "web-7", 7).unwrap();
+        let first = site.open("web-7", 7);
+        site.enclave.take_records();
+        let request = Request::new(&site.keys[&7]).unwrap();
+        let member = draw(&mut site.entropy);
+        let shown = site.enclave.provision(&name("web"), vec![], &request, false, member, later);
+        assert_eq!(shown, Ok(Admission::Known));
+        let text = site.enclave.issue(&name("web-7"), later, &mut site.entropy).unwrap();
+        let bundle = Bundle::parse(text.as_bytes()).unwrap();
+        let second = bundle.open(&site.keys[&7], None, later, first.serial + 1).unwrap();
+        let told: BTreeSet<Name> = site
+            .enclave
+            .take_records()
+            .into_iter()
+            .flat_map(|r| r.concerns)
+            .collect();
+        (first, second, told)
+    };
+    // By a door, say, while the machine has had its answer long ago and knows nothing of this one.
+    let mut served = Site::new();
+    served.enclave.serve(NOW).unwrap();
+    let (first, second, told) = again(&mut served);
+    assert_eq!((first.statements, told), (second.statements, BTreeSet::new()));
+    // Without a server nobody renews them later.
+    let (first, second, _) = again(&mut Site::new());
+    assert!(second.statements[0].serial > first.statements[0].serial);
+}
+
+#[test]
 fn the_file_and_the_tokens_agree() {
     let mut site = Site::new();
     site.apply("web", "web-7", 7).unwrap();

@@ -21,7 +21,8 @@ use crate::{
 const MAX_VIEWS: usize = 600 * 1024;
 
 impl Enclave {
-    /// Makes a new bundle for a member that is enrolled: its statements run for a whole lease from now.
+    /// Makes a new bundle for a member that is enrolled: its statements run for a whole lease from now, or, where a server renews
+    /// them soon enough, as long as they did.
     ///
     /// # Errors
     /// [`IssueError`] when the member is not enrolled, or its sealing key is none.
@@ -30,7 +31,7 @@ impl Enclave {
         if self.enrolment(name)?.isolated {
             return Err(IssueError::Isolated(name.clone()));
         }
-        self.renew_statements(name, now, self.lease_end(now))?;
+        self.renew_statements(name, now, self.long_enough(now))?;
         self.make(name, now, true, entropy)
     }
 

@@ -12,7 +12,7 @@ use super::{
     Enclave, IssueError, Part,
     roster::{Provisioned, revocation},
 };
-use crate::bundle::Request;
+use crate::bundle::{Freshness, Request};
 
 /// A member as its issuer has it; stays when the member goes, so that no serial is used twice.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Enclave {
         };
         if admission == Admission::Known {
             self.enrolment_mut(name)?.request = request.clone();
-            self.touch_member(name);
+            self.touch(Part::Member(name.clone()));
         } else {
             if admission == Admission::Replaced {
                 self.refuse(name, now)?;
@@ -108,8 +108,18 @@ impl Enclave {
             self.record(name).enrolment = Some(enrolment);
             self.touch_member(name);
         }
-        self.renew_statements(name, now, self.lease_end(now))?;
+        self.renew_statements(name, now, self.long_enough(now))?;
         Ok(admission)
+    }
+
+    /// Statements that end no earlier are not made anew for a bundle that is made again. Where there is a server they are left
+    /// for a renewal, which who is a member asks for: others, told of newer statements, would refuse a member that has older ones
+    /// because somebody showed its application again.
+    pub(super) fn long_enough(&self, now: UnixTime) -> UnixTime {
+        match self.freshness {
+            Freshness::Offline => self.lease_end(now),
+            Freshness::Heads => now.plus(self.file().enclave.lease / 2),
+        }
     }
 
     /// Refuses a member's keys everywhere, as soon as others have a newer bundle, until its last statement would have
