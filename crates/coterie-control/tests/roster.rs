@@ -505,7 +505,9 @@ fn an_application_that_is_shown_again_changes_nothing_for_others() {
         site.enclave.take_records();
         let request = Request::new(&site.keys[&7]).unwrap();
         let member = draw(&mut site.entropy);
-        let shown = site.enclave.provision(&name("web"), vec![], &request, false, member, later);
+        let shown = site
+            .enclave
+            .provision(&name("web"), vec![], &request, false, member, later);
         assert_eq!(shown, Ok(Admission::Known));
         let text = site.enclave.issue(&name("web-7"), later, &mut site.entropy).unwrap();
         let bundle = Bundle::parse(text.as_bytes()).unwrap();
