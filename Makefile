@@ -68,8 +68,9 @@ test-guest: static ## runs the shipped programs under a real systemd, in two QEM
 deb: static ## makes Debian packages of the shipped programs, into target/deb
 	packaging/deb/build $(SHIPPED) $(PACKAGES)
 
-test-deb: deb ## installs, upgrades, removes and purges the packages in a fresh Debian (as root)
+test-deb: deb ## installs, upgrades, removes and purges the packages, in a fresh Debian and in a QEMU guest (as root; some four minutes)
 	tests/package/test $(SHIPPED) $(PACKAGES) || [ $$? -eq 77 ]
+	tests/package/guest.py $(SHIPPED) $(PACKAGES) || [ $$? -eq 77 ]
 
 test-python: python
 	@if [ -d $(PYTHON_PACKAGES)/cryptography ]; then \
