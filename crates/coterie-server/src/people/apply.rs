@@ -3,6 +3,8 @@
 //! What would change is worked out first, under the version of the file that is there; the keeper then takes the new file for
 //! that version alone. So what is answered is what was done, whoever else applied in between.
 
+use std::time::Duration;
+
 use axum::{Json, body::Body, response::IntoResponse as _};
 use bytes::Bytes;
 use coterie_api::v1::{self, Applied, ApplyQuery};
@@ -28,6 +30,8 @@ use crate::{
 
 /// How often it is worked out anew what would change, where others apply at the same time.
 const TRIES: u32 = 8;
+/// How long an enclave that somebody else makes at this moment is waited for, before each of those tries.
+const BEGINS: Duration = Duration::from_millis(200);
 
 /// `PUT /v1/enclaves/{e}`
 pub(super) async fn apply(call: Call, Asked(query): Asked<ApplyQuery>, headers: HeaderMap, body: Body) -> Answer {
@@ -99,7 +103,11 @@ impl Asking<'_> {
                 .await;
             match created {
                 Ok(_keeper) => {}
-                Err(Refusal::Exists(_)) if !self.condition.is_new => return Ok((file, None)),
+                Err(Refusal::Exists(_)) if !self.condition.is_new => {
+                    // It is in the store, and its keeper begins.
+                    tokio::time::sleep(BEGINS).await;
+                    return Ok((file, None));
+                }
                 Err(Refusal::Exists(_)) => return Err(Refusal::Changed),
                 Err(refusal) => return Err(refusal),
             }
@@ -263,19 +271,21 @@ fn version(tag: &str) -> Option<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
-    fn condition(headers: &[(HeaderName, &str)]) -> Result<Condition, Refusal> {
+    fn condition(headers: &[(HeaderName, &'static str)]) -> Result<Condition, Refusal> {
         let mut lines = HeaderMap::new();
         for (name, value) in headers {
-            lines.append(name, value.parse().unwrap());
+            lines.append(name, HeaderValue::from_static(value));
         }
         Condition::of(&lines)
     }
 
     #[test]
     fn conditions_are_those_of_http() {
-        let met = |headers: &[(HeaderName, &str)], found| condition(headers).unwrap().check(found).is_ok();
+        let met = |headers: &[(HeaderName, &'static str)], found| condition(headers).unwrap().check(found).is_ok();
         assert!(met(&[], None) && met(&[], Some(3)));
         assert!(met(&[(IF_NONE_MATCH, "*")], None) && !met(&[(IF_NONE_MATCH, "*")], Some(3)));
         assert!(!met(&[(IF_MATCH, "*")], None) && met(&[(IF_MATCH, "*")], Some(3)));

@@ -58,7 +58,7 @@ pub(super) async fn page(call: Call, Extension(room): Extension<Room>, Asked(que
             () = stopped(&mut stopping) => break rows,
         }
     };
-    let next = rows.last().map_or(query.after.unwrap_or(0), |row| row.seq);
+    let next = rows.last().map(|row| row.seq).or(query.after).unwrap_or(0);
     let entries = rows.into_iter().map(told).collect();
     Ok(Json(AuditPage { entries, next }).into_response())
 }

@@ -72,17 +72,25 @@ pub(super) async fn one(call: Call) -> Answer {
 
 /// `POST /v1/enclaves/{e}/members/{m}/isolate`
 pub(super) async fn isolate(call: Call, Asked(query): Asked<CutOffQuery>) -> Answer {
-    cut_off(call, query, Act::Isolate).await
+    cut_off(call, query, Cut::Isolate).await
 }
 
 /// `POST /v1/enclaves/{e}/members/{m}/release`
 pub(super) async fn release(call: Call, Asked(query): Asked<CutOffQuery>) -> Answer {
-    cut_off(call, query, Act::Release).await
+    cut_off(call, query, Cut::Release).await
 }
 
 /// `POST /v1/enclaves/{e}/members/{m}/revoke`
 pub(super) async fn revoke(call: Call, Asked(query): Asked<CutOffQuery>) -> Answer {
-    cut_off(call, query, |name| Act::Revoke(vec![name])).await
+    cut_off(call, query, Cut::Revoke).await
+}
+
+/// How a member is cut off, or let in again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Isolate,
+    Release,
+    Revoke,
 }
 
 /// What is to be compared of a member that is cut off or let in again.
@@ -92,7 +100,7 @@ struct Before {
 }
 
 /// Cuts a member off or lets it in again, and waits until those who follow have heard.
-async fn cut_off(call: Call, query: CutOffQuery, act: impl FnOnce(Name) -> Act) -> Answer {
+async fn cut_off(call: Call, query: CutOffQuery, cut: Cut) -> Answer {
     let keeper = call.keeper().await?;
     let name = call.name("m", "member")?;
     let asked = name.clone();
@@ -107,24 +115,25 @@ async fn cut_off(call: Call, query: CutOffQuery, act: impl FnOnce(Name) -> Act) 
         })
         .await?;
     let before = before.ok_or(Refusal::NotFound("member"))?;
-    let act = act(name.clone());
-    let (changed, removal) = match &act {
-        Act::Isolate(_) => (!before.is_isolated, false),
-        Act::Release(_) => (before.is_isolated, false),
-        _revoke => (true, true),
+    let (act, changed) = match cut {
+        Cut::Isolate => (Act::Isolate(name.clone()), !before.is_isolated),
+        Cut::Release => (Act::Release(name.clone()), before.is_isolated),
+        Cut::Revoke => (Act::Revoke(vec![name.clone()]), true),
     };
     let revision = match call.act(&keeper, act).await? {
         Outcome::Done(revision) | Outcome::Gone(_, revision) => revision,
-        _other => return Err(Refusal::Gone.into()),
+        Outcome::Reply(_) | Outcome::Bundle(_) | Outcome::Applied(..) | Outcome::Rolled(..) | Outcome::Token(..) => {
+            return Err(Refusal::Gone.into());
+        }
     };
     let wait = query
         .wait_ms
         .unwrap_or(v1::MAX_CUT_OFF_WAIT_MS)
         .min(v1::MAX_CUT_OFF_WAIT_MS);
     let answer = heard(&keeper, name, revision, Duration::from_millis(wait)).await?;
-    let communities_rolled = match removal {
-        true => rolled(&keeper, before.epochs).await?,
-        false => Vec::new(),
+    let communities_rolled = match cut {
+        Cut::Revoke => rolled(&keeper, before.epochs).await?,
+        Cut::Isolate | Cut::Release => Vec::new(),
     };
     let answer = CutOff {
         changed,

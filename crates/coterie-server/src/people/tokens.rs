@@ -151,9 +151,13 @@ fn told_use(record: TokenUseRecord) -> TokenUse {
 mod tests {
     use super::*;
 
+    fn name(text: &str) -> coterie_model::Name {
+        coterie_model::Name::new(text).unwrap()
+    }
+
     fn new(change: impl FnOnce(&mut NewToken)) -> Result<TokenWanted, Refusal> {
         let mut new = NewToken {
-            template: coterie_model::Name::new("web").unwrap(),
+            template: name("web"),
             member: None,
             uses: 1,
             ttl_seconds: 3600,
@@ -179,10 +183,7 @@ mod tests {
             (|t| t.from = Some("::ffff:10.0.0.1".into()), "write 10.0.0.1"),
             (|t| t.from = Some("::ffff:10.0.0.0/104".into()), "IPv4"),
             (|t| t.from = Some(String::new()), "no network"),
-            (
-                |t| (t.uses, t.member) = (2, Some(coterie_model::Name::new("a").unwrap())),
-                "has 1 use, not 2",
-            ),
+            (|t| (t.uses, t.member) = (2, Some(name("a"))), "has 1 use, not 2"),
         ] {
             let refusal = new(change).unwrap_err().to_string();
             assert!(refusal.contains(words), "{refusal}");

@@ -6,7 +6,7 @@ use coterie_api::{
     node::{Explanation, Failure},
     v1::{
         Applied, Community, EnclaveSummary, Explained, Installed, List, MAX_FILE, MAX_REACH_ROWS, Member, ReachChange,
-        RolledKey, Verdict, problem::code,
+        RolledKey, RootRotated, Verdict, problem::code,
     },
 };
 use coterie_control::follow::Message;
@@ -280,6 +280,22 @@ async fn a_communitys_key_is_rotated() {
     let removal: RolledKey = site.post(&key, &place, json!({ "kind": "removal" })).await.ok();
     assert!(removal.changed && removal.epoch == 3);
     assert_eq!((web().await.epoch, web().await.next), (3, None));
+}
+
+#[tokio::test]
+async fn the_root_is_replaced() {
+    let site = Site::new().await;
+    let key = site.shop("acme").await;
+    site.enrol(&key, "web-1").await;
+    let before: EnclaveSummary = site.get(&key, SHOP).await.ok();
+    let rotated: RootRotated = site.post(&key, &format!("{SHOP}/root/rotate"), json!(null)).await.ok();
+    assert_eq!(
+        (&rotated.previous_root_hash, rotated.era, rotated.members),
+        (&before.root_hash, 1, 1)
+    );
+    let after: EnclaveSummary = site.get(&key, SHOP).await.ok();
+    assert_ne!(after.root_hash, before.root_hash);
+    assert_eq!((after.root_hash, after.version), (rotated.root_hash, before.version));
 }
 
 #[tokio::test]

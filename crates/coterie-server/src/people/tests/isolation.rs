@@ -128,7 +128,7 @@ impl Holder {
             };
             ways = ways.into_iter().flat_map(each).collect();
         }
-        let member = |way: &BTreeMap<&str, &String>| way.get("m").map_or("web-1".to_owned(), |m| (*m).clone());
+        let member = |way: &BTreeMap<&str, &String>| way.get("m").map_or_else(|| "web-1".to_owned(), |m| (*m).clone());
         let place = |way: &BTreeMap<&str, &String>| path(endpoint, |parameter| way[parameter].clone());
         ways.iter().map(|way| (place(way), member(way))).collect()
     }
