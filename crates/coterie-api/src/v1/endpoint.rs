@@ -172,4 +172,17 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_document_has_the_same_endpoints() {
+        let document = include_str!("../../../../docs/API.md");
+        let rows = document.lines().filter_map(|line| {
+            let (method, rest) = line.strip_prefix("| ")?.split_once(" `")?;
+            let (path, _) = rest.split_once('`')?;
+            path.starts_with("/v1/").then(|| format!("{method} {path}"))
+        });
+        let written: BTreeSet<String> = rows.collect();
+        let served = ENDPOINTS.iter().map(|e| format!("{} {}", e.method, e.path)).collect();
+        assert_eq!(written, served);
+    }
 }

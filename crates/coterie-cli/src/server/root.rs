@@ -24,8 +24,7 @@ pub(crate) fn run(command: &RootCommand) -> anyhow::Result<()> {
     let enclave = enclave.resolve(&remote)?;
     if !yes {
         let question = format!(
-            "Every member of {enclave} gets a new bundle, tokens that were made before end, and what pinned the old root has \
-             to pin the new one. Go on?"
+            "Every member of {enclave} gets a new bundle under a new root, and the old root's key is erased. Go on?"
         );
         ask(&question, "say --yes if that is meant")?;
     }

@@ -29,7 +29,7 @@ pub(crate) enum TenantCommand {
         #[arg(long, short, value_enum, default_value_t)]
         output: Format,
     },
-    /// Remove a tenant with all its enclaves and principals
+    /// Remove a tenant that has no enclave any more, with its principals
     Remove {
         /// The tenant's name
         #[arg(value_parser = Name::new)]
@@ -67,8 +67,7 @@ fn create(remote: &Remote, name: &Name, owner: &Name, format: Format) -> anyhow:
 fn remove(remote: &Remote, name: &Name, yes: bool) -> anyhow::Result<()> {
     let tenant: Tenant = remote.get(&format!("/v1/tenants/{name}"))?;
     if !yes {
-        let enclaves = output::count(usize::try_from(tenant.enclaves).unwrap_or(usize::MAX), "enclave");
-        let question = format!("Remove tenant {name} with {enclaves}? Their members are members of nothing then.");
+        let question = format!("Remove tenant {}? The keys of its principals are good no more then.", tenant.name);
         ask(&question, "say --yes if that is meant")?;
     }
     remote.delete(&format!("/v1/tenants/{name}"))?;

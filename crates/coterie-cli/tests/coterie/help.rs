@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::{coterie, root};
 
 /// Every command that people see.
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 54] = [
     &[],
     &["demo"],
     &["up"],
@@ -26,12 +26,40 @@ const COMMANDS: [&[&str]; 26] = [
     &["enclave", "show"],
     &["enclave", "roll"],
     &["enclave", "revoke"],
+    &["enclave", "remove"],
     &["enclave", "schema"],
     &["bundle"],
     &["bundle", "request"],
     &["bundle", "issue"],
     &["bundle", "show"],
     &["bundle", "verify"],
+    &["login"],
+    &["logout"],
+    &["apply"],
+    &["diff"],
+    &["get"],
+    &["token"],
+    &["token", "create"],
+    &["token", "list"],
+    &["token", "revoke"],
+    &["coi"],
+    &["coi", "rotate-key"],
+    &["vm"],
+    &["vm", "isolate"],
+    &["vm", "release"],
+    &["vm", "revoke"],
+    &["vm", "end"],
+    &["vm", "bundle"],
+    &["root"],
+    &["root", "rotate"],
+    &["audit"],
+    &["audit", "tail"],
+    &["key"],
+    &["key", "create"],
+    &["key", "list"],
+    &["key", "revoke"],
+    &["tenant"],
+    &["tenant", "create"],
     &["man"],
 ];
 
@@ -92,7 +120,7 @@ fn the_version_is_that_of_the_package() {
 fn completions_and_manual_pages_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = coterie(&["completions", shell]).ended(0).stdout;
-        for word in ["demo", "enclave", "bundle", "explain"] {
+        for word in ["demo", "enclave", "bundle", "explain", "apply", "rotate-key"] {
             assert!(script.contains(word), "{shell} does not know {word}");
         }
     }
@@ -103,6 +131,8 @@ fn completions_and_manual_pages_know_every_command() {
         "coterie-demo.1",
         "coterie-enclave-init.1",
         "coterie-bundle-issue.1",
+        "coterie-apply.1",
+        "coterie-token-create.1",
     ] {
         let text = std::fs::read_to_string(directory.path().join(page)).unwrap();
         assert!(text.contains(".TH"), "{page}");

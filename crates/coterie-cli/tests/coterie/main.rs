@@ -6,6 +6,7 @@ mod demo;
 mod enclave;
 mod help;
 mod node;
+mod server;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,6 +28,11 @@ fn coterie_in(directory: &Path, arguments: &[&str]) -> Run {
         .args(arguments)
         .current_dir(directory)
         .env_remove("COTERIE_SOCKET")
+        .env_remove("COTERIE_SERVER")
+        .env_remove("COTERIE_KEY")
+        .env_remove("COTERIE_CA")
+        .env_remove("COTERIE_ENCLAVE")
+        .env("XDG_CONFIG_HOME", "/nonexistent")
         .env_remove("SSH_CONNECTION")
         .stdin(Stdio::null())
         .output()
