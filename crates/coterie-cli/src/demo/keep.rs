@@ -26,6 +26,20 @@ pub(super) fn stay(world: &World, programs: &Programs, json: bool) -> anyhow::Re
     for (name, command) in examples {
         text.push_str(&format!("  {} {command}\n", enter(name)?));
     }
+    text.push_str("on the configuration server's, as the tenant's owner:\n");
+    let config = world.lab.enter_command(&world.site.config)?;
+    let home = world.site.home();
+    for command in [
+        "get members",
+        "get communities",
+        "explain web-1 app-1",
+        "vm isolate app-2   # and: vm release app-2",
+        "coi rotate-key web-app",
+        "token create --template web",
+        "audit tail --follow",
+    ] {
+        text.push_str(&format!("  {config} {home} {coterie} {command}\n"));
+    }
     text.push_str("and on the neighbour's:\n");
     let neighbour = world.lab.enter_command(world.neighbour.host())?;
     text.push_str(&format!(

@@ -1,22 +1,26 @@
 //! `coterie demo`: an enclave at work on this machine, with programs that others wrote and a hostile neighbour on the wire.
 //!
 //! 1. [`policy`]: the example's enclave file, and the same with other priorities, members and exclusions;
-//! 2. [`site`]: what an administrator does: enclave directory, requests, bundles, by the commands that people type;
-//! 3. [`world`]: two servers, seven machines, the neighbour, and a coteried in each machine;
-//! 4. [`reach`], [`choice`], [`recovery`], [`neighbour`]: the checks, each a line with what was measured;
+//! 2. [`site`]: the configuration server, and what its administrator does, by the commands that people type;
+//! 3. [`world`]: two servers, seven machines that become members by a token, the neighbour;
+//! 4. [`reach`], [`choice`], [`control`], [`newcomer`], [`recovery`], [`neighbour`]: the checks, each a line with what was
+//!    measured, [`stream`] and [`sight`] what they measure with;
 //! 5. [`report`]: what is printed, and what it comes to.
 //!
 //! All of it lives in namespaces of this program and ends with it, however that ends.
 
 mod choice;
+mod control;
 mod keep;
 mod neighbour;
+mod newcomer;
 mod policy;
 mod reach;
 mod recovery;
 mod report;
 mod sight;
 mod site;
+mod stream;
 mod world;
 
 use std::os::unix::process::CommandExt as _;
@@ -50,9 +54,11 @@ pub(crate) fn run(arguments: &DemoArguments) -> anyhow::Result<()> {
     let programs = Programs::find()?;
     let mut report = Report::new(arguments.json);
     report.opening(&programs);
-    let world = World::raise(&programs, &mut report)?;
+    let mut world = World::raise(&programs, &mut report)?;
     reach::check(&world, &mut report);
     choice::check(&world, &mut report);
+    control::check(&world, &mut report);
+    newcomer::check(&mut world, &mut report);
     recovery::check(&world, &mut report);
     neighbour::check(&world, &mut report);
     let passed = report.close()?;

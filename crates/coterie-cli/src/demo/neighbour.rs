@@ -1,7 +1,7 @@
 //! The neighbour: what he sees, and what comes back when he sends.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -13,6 +13,7 @@ use super::{
     sight,
     world::{Machine, PORT, World},
 };
+use coterie_api::v1::DEFAULT_PORT as SERVER_PORT;
 
 /// Random datagrams that he sends.
 const RANDOM: u64 = 100_000;
@@ -64,6 +65,12 @@ fn clear_text(world: &World) -> anyhow::Result<String> {
         );
         tried += 2;
     }
+    // To the server alone coteried's own TCP goes out, and nobody else's.
+    let server = world.site.address()?;
+    let connected = from
+        .host
+        .within(|| TcpStream::connect_timeout(&server, Duration::from_millis(300)).is_ok())?;
+    ensure!(!connected, "a program on web-1 reached the server in the clear");
     let left = world.neighbour.capture().frames();
     let left = left
         .iter()
@@ -74,7 +81,7 @@ fn clear_text(world: &World) -> anyhow::Result<String> {
         .count();
     ensure!(left == 0, "{left} frames left web-1 in the clear");
     Ok(format!(
-        "{tried} attempts by curl and ping on web-1, as root; 0 frames left it"
+        "{tried} attempts by curl and ping on web-1, as root, and one to the server's port; 0 frames left it"
     ))
 }
 
@@ -101,7 +108,7 @@ fn canaries(world: &World) -> anyhow::Result<String> {
 
 fn kinds(world: &World) -> anyhow::Result<String> {
     let capture = world.neighbour.capture().kinds();
-    let (mut sealed, mut discovery) = (0, 0);
+    let (mut sealed, mut followed, mut discovery) = (0, 0, 0);
     let mut others: BTreeMap<String, u64> = BTreeMap::new();
     for ((source, kind), (frames, _)) in &capture {
         let Some(machine) = world.machines.iter().find(|machine| machine.host.mac() == *source) else {
@@ -111,6 +118,8 @@ fn kinds(world: &World) -> anyhow::Result<String> {
         let since = frames - before;
         if kind.is_udp_to(PORT) {
             sealed += since;
+        } else if is_to_server(*kind) {
+            followed += since;
         } else if kind.is_discovery() {
             discovery += since;
         } else if since > 0 {
@@ -119,13 +128,20 @@ fn kinds(world: &World) -> anyhow::Result<String> {
     }
     ensure!(others.is_empty(), "also {others:?}");
     ensure!(sealed > 0, "nothing was sealed");
+    ensure!(followed > 0, "nobody followed the server");
     Ok(format!(
-        "{sealed} of Coterie's UDP, {discovery} of ARP and neighbour discovery, 0 others"
+        "{sealed} of Coterie's UDP, {followed} of TLS to the server, {discovery} of ARP and neighbour discovery, 0 others"
     ))
 }
 
 fn is_allowed(kind: Kind) -> bool {
-    kind.is_udp_to(PORT) || kind.is_discovery()
+    kind.is_udp_to(PORT) || is_to_server(kind) || kind.is_discovery()
+}
+
+/// TCP to the port of the server, which the lab has on one machine alone.
+fn is_to_server(kind: Kind) -> bool {
+    const TCP: u8 = 6;
+    kind.protocol == Some(TCP) && kind.detail == Some(SERVER_PORT)
 }
 
 fn scan(world: &World) -> anyhow::Result<String> {

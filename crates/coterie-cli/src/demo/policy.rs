@@ -1,5 +1,5 @@
-//! The enclave files of the demo: `examples/three-tier.toml` with the lab's addresses, and the same file after an
-//! administrator has changed his mind.
+//! The enclave files of the demo: `examples/three-tier.toml` with the lab's addresses and with web machines that are doors, and
+//! the same file after an administrator has changed his mind.
 
 use anyhow::{Context as _, bail};
 
@@ -44,7 +44,7 @@ impl Policy {
     /// What it is about.
     pub(super) fn title(self) -> &'static str {
         match self {
-            Self::Example => "as the example says",
+            Self::Example => "as before again",
             Self::Priority => "priority changed",
             Self::Members => "equal priority, number of members changed",
             Self::Exclusion => "app-3 excluded",
@@ -61,6 +61,8 @@ impl Policy {
                 &format!("endpoints = [{endpoints}]"),
             )?;
         }
+        let web = "description = \"Stateless front ends\"\n";
+        replace(&mut text, web, &format!("{web}door = true\n"))?;
         let queries = "[community.app-db]\ndescription = \"Queries from app to db\"\npriority = 10";
         let administration = "priority = 200";
         let template = "communities = [\"web-app\", \"app-db\", \"admin\"]";

@@ -7,16 +7,18 @@ use coterie_lab::programs::Ping;
 
 use super::{
     report::Report,
-    world::{Machine, World},
+    world::{Machine, World, ms},
 };
-use crate::clock::milliseconds;
 
 /// How long it may take at most until packets flow again.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) fn check(world: &World, report: &mut Report) {
     report.section("Starts and crashes");
-    report.check("web-2 starts, first packet to app-2", || first_packet(world));
+    report.check(
+        "web-2 stops and starts, without its token, first packet to app-2",
+        || first_packet(world),
+    );
     report.check("app-1 is killed (SIGKILL) and started again", || crash(world));
 }
 
@@ -67,7 +69,7 @@ fn crash(world: &World) -> anyhow::Result<String> {
 }
 
 /// The time since `start` at which a ping was answered.
-fn until_answered(world: &World, from: &Machine, to: &Machine, start: Instant) -> anyhow::Result<Duration> {
+pub(super) fn until_answered(world: &World, from: &Machine, to: &Machine, start: Instant) -> anyhow::Result<Duration> {
     let answered = from
         .host
         .wait_for(&format!("an answer of {}", to.name()), DEADLINE, || {
@@ -81,8 +83,4 @@ fn until_answered(world: &World, from: &Machine, to: &Machine, start: Instant) -
             }
         });
     Ok(answered??)
-}
-
-fn ms(time: Duration) -> String {
-    milliseconds(time.as_secs_f64() * 1e3)
 }

@@ -67,9 +67,13 @@ impl Report {
             "as root"
         };
         self.say(&format!("Coterie {} at work, {who}", env!("CARGO_PKG_VERSION")));
-        for (name, program) in [("coterie ", &programs.coterie), ("coteried", &programs.coteried)] {
+        for (name, program) in [
+            ("coterie", &programs.coterie),
+            ("coteried", &programs.coteried),
+            ("coterie-server", &programs.server),
+        ] {
             self.say(&format!(
-                "  {name}  sha256 {}  {}",
+                "  {name:<14}  sha256 {}  {}",
                 program.sha256,
                 program.path.display()
             ));
