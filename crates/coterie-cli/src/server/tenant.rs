@@ -67,7 +67,10 @@ fn create(remote: &Remote, name: &Name, owner: &Name, format: Format) -> anyhow:
 fn remove(remote: &Remote, name: &Name, yes: bool) -> anyhow::Result<()> {
     let tenant: Tenant = remote.get(&format!("/v1/tenants/{name}"))?;
     if !yes {
-        let question = format!("Remove tenant {}? The keys of its principals are good no more then.", tenant.name);
+        let question = format!(
+            "Remove tenant {}? The keys of its principals are good no more then.",
+            tenant.name
+        );
         ask(&question, "say --yes if that is meant")?;
     }
     remote.delete(&format!("/v1/tenants/{name}"))?;

@@ -49,10 +49,13 @@ fn own_loopback() -> String {
 impl Site {
     /// Makes and starts a server; `None` where there is no program.
     fn start() -> Option<Self> {
-        let program = program()?;
+        program().map(|program| Self::of(&program))
+    }
+
+    fn of(program: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("server");
-        let made = Command::new(&program)
+        let made = Command::new(program)
             .args(["init", "--directory"])
             .arg(&state)
             .output()
@@ -61,7 +64,7 @@ impl Site {
         let operator = text.lines().find(|line| line.starts_with("coterie-key-1.")).unwrap();
         let address = own_loopback();
         let listen = format!("{address}:4750");
-        let mut process = Command::new(&program)
+        let mut process = Command::new(program)
             .args(["serve", "--directory"])
             .arg(&state)
             .args(["--listen", &listen, "--advertise", &listen, "--name", &address])
@@ -74,12 +77,12 @@ impl Site {
         assert!(log.any(|line| line.contains(" ready ")), "the server ended");
         // What it says later must not fill the pipe.
         std::thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
-        Some(Self {
+        Self {
             directory,
             address,
             process,
             operator: operator.to_owned(),
-        })
+        }
     }
 
     /// With tenant `acme`, whose owner is logged in.
