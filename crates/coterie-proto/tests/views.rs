@@ -88,6 +88,22 @@ fn a_whole_view_forgets_whoever_is_in_none_of_its_pieces() {
 }
 
 #[test]
+fn who_was_ended_and_calls_once_more_is_forgotten_when_its_statement_has_ended() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[BOB, CAROL], &[])]);
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[], &[BOB])]);
+    tell(&mut w, BOB, vec![piece(&enclave, 1, &[ALICE], &[])]);
+    w.send(BOB, ALICE, b"nobody told me");
+    assert_eq!(w.received(ALICE).len(), 1, "its statement has not ended");
+    assert_eq!(peers(&mut w, ALICE), ["m2", "m3"]);
+    w.advance(Duration::from_secs(HOUR));
+    tell(&mut w, ALICE, vec![]);
+    w.advance(Duration::from_secs(5));
+    assert_eq!(peers(&mut w, ALICE), ["m3"], "who is in a view stays");
+}
+
+#[test]
 fn machines_that_come_and_go_leave_nothing_behind() {
     let enclave = Enclave::new();
     let mut w = strangers(&enclave);

@@ -123,6 +123,7 @@ impl Node {
         self.repeat_own_statements(now);
         self.end_without_statement(now, ports);
         self.forget_idle();
+        self.forget_ended(now);
         self.forget_questions(now, ports);
         self.forget_sought(now, ports);
         self.attend_queues(now, ports);
@@ -199,6 +200,19 @@ impl Node {
         for peer in &mut self.peers {
             peer.live.take_if(|l| l.is_idle() && l.deadline.is_none());
         }
+    }
+
+    /// Whoever is in no view and was known by a statement alone, as one that was ended and called once more, is nobody when that
+    /// has ended.
+    fn forget_ended(&mut self, now: Instant) {
+        let time = self.membership.time(now);
+        let is_over = |id: &PeerId| {
+            let peer = &self.peers[*id];
+            let shown = peer.communities.is_empty() && !peer.statements.is_empty() && peer.live.is_none();
+            shown && peer.statements.iter().all(|s| s.not_after <= time)
+        };
+        let over: Vec<PeerId> = self.by_name.values().copied().filter(is_over).collect();
+        over.into_iter().for_each(|id| self.forget(id));
     }
 
     /// Ends what revocation ended.

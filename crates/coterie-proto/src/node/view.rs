@@ -96,7 +96,7 @@ impl Node {
     }
 
     /// Nothing is left of a member; its place is another's.
-    fn forget(&mut self, id: PeerId) {
+    pub(super) fn forget(&mut self, id: PeerId) {
         self.end_peer(id, true);
         let peer = core::mem::replace(&mut self.peers[id], Peer::new(self.name.clone()));
         self.by_name.remove(&peer.name);
