@@ -133,7 +133,15 @@ impl World {
             }
             (Verdict::Must, (there, back)) => {
                 let way = |served: Option<Duration>| if served.is_some() { "served" } else { "not served" };
-                let what = format!("{} may talk: there {}, back {}", names(), way(there), way(back));
+                let dropped = [a, b].map(|machine| self.drops(machine));
+                let what = format!(
+                    "{} may talk: there {}, back {}; they dropped {}; {}",
+                    names(),
+                    way(there),
+                    way(back),
+                    dropped[0],
+                    dropped[1]
+                );
                 Err(Breach::new(Promise::Liveness, what))
             }
             (Verdict::MustNot, (None, None)) => {
@@ -149,6 +157,14 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// What a core dropped, for people.
+    fn drops(&self, machine: usize) -> String {
+        let counts = self.machines[machine].running().map(|running| running.node.counts());
+        let all = counts.into_iter().flat_map(|counts| counts.drops.iter());
+        let all = all.filter(|(_, n)| *n > 0).map(|(reason, n)| format!("{} {n}", reason.name()));
+        all.collect::<Vec<_>>().join(", ")
     }
 
     fn verdicts(&self) -> BTreeMap<(usize, usize), Verdict> {

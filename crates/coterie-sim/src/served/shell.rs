@@ -466,15 +466,15 @@ impl World {
         };
         let text = match answer {
             Ok(text) => text,
-            Err(_reason) => {
+            Err(reason) => {
                 running.follower.wants = Some(now + STRANGER);
-                return;
+                return self.note(machine, &format!("gets no bundle: {reason}"));
             }
         };
         if asked.overtaken {
             // Something changed while it was under way: the next one knows that.
             running.follower.want(now, rng);
-            return;
+            return self.note(machine, "its new bundle was overtaken by news");
         }
         let key = *running.node.static_key();
         let floor = m.disk.journals.get(&key).map_or(0, |journal| journal.serial);
@@ -492,6 +492,7 @@ impl World {
             identity.keys = asked.keys.to_text().to_string();
         }
         m.disk.journals.entry(key).or_default().serial = opened.serial;
+        self.note(machine, &format!("has bundle {}", opened.serial));
         self.put_in_force(machine, &opened, asked.keys, at);
     }
 
