@@ -70,6 +70,7 @@ deb: static ## makes Debian packages of the shipped programs, into target/deb
 
 test-deb: deb ## installs, upgrades, removes and purges the packages, in a fresh Debian and in a QEMU guest (as root; some four minutes)
 	tests/package/test $(SHIPPED) $(PACKAGES) || [ $$? -eq 77 ]
+	tests/package/certificates $(SHIPPED) || [ $$? -eq 77 ]
 	tests/package/guest.py $(SHIPPED) $(PACKAGES) || [ $$? -eq 77 ]
 
 test-python: python

@@ -82,6 +82,39 @@ operator_key_is_one() {
 }
 server_is_good() { does as_server coterie-server check --directory "$server"; }
 user_cannot_log_in() { is "$(getent passwd coterie-server | cut -d: -f6-7)" "/var/lib/coterie-server:/usr/sbin/nologin"; }
+# Each command line of ours in the how-tos names a command that there is, and options that it has. What stands for an argument
+# ends the command; a line that ends in a backslash goes on.
+commands_exist() {
+    local file line words word program path known count=0
+    for file in /usr/share/doc/coterie/how-to/*.md; do
+        while read -r line; do
+            read -ra words <<<"$line"
+            program=${words[0]} path=() known=yes
+            command -v "$program" >/dev/null || { echo "$file: there is no $program"; return 1; }
+            for word in "${words[@]:1}"; do
+                if [[ $word == --[a-z]* ]]; then
+                    word=${word%%=*}
+                    "$program" "${path[@]}" --help | grep -E -- "(^|[ ,])$word([ =[<,]|$)" >/dev/null ||
+                        { echo "$file: \`$program ${path[*]}\` has no $word: $line"; return 1; }
+                elif [ "$known" = yes ] && [[ $word =~ ^[a-z-]+$ ]] &&
+                    "$program" "${path[@]}" --help | grep -E "^  $word( |$)" >/dev/null; then
+                    path+=("$word")
+                else
+                    known=no
+                fi
+            done
+            "$program" "${path[@]}" --help | grep '^Usage:' >/dev/null || { echo "$file: $line"; return 1; }
+            ! "$program" "${path[@]}" --help | grep '^Commands:' >/dev/null || [ "${#path[@]}" -eq "$((${#words[@]} - 1))" ] ||
+                { echo "$file: no such command: $line"; return 1; }
+            count=$((count + 1))
+        done < <(sed -e ':a' -e '/\\$/{N;s/\\\n */ /;ba' -e '}' "$file" |
+            sed -E 's/^[a-z0-9-]+\$ //; s/^sudo systemd-run .* (coterie-server )/\1/' |
+            grep -oE "(^|[\`\$ ])(sudo )?(coterie|coteried|coterie-server) [a-z-][^\`|>]*" |
+            grep -vE '^ ' | sed -E 's/^[\`$ ]*(sudo )?//')
+    done
+    echo "        command lines in the how-tos: $count" >&3
+    [ "$count" -ge 40 ] || { echo "only $count"; return 1; }
+}
 nothing_runs() {
     local file
     for file in /proc/[0-9]*/exe; do
@@ -127,6 +160,7 @@ check 'coteried.service takes the credential coterie.token' drop_in_lies_where_i
 check 'manual pages have titles' manual_is_whole
 check 'bash completes' completes
 check 'the examples pass' examples_are_good
+check 'the how-tos name commands and options that there are' commands_exist
 
 # --- an upgrade, with all that an administrator may have changed
 made=$(sums)
