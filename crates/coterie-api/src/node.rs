@@ -135,7 +135,7 @@ pub struct Server {
     pub address: Option<SocketAddr>,
     /// `following`, `connecting` or `away`.
     pub state: String,
-    /// Since how many seconds.
+    /// Since how many seconds it is followed, or is not.
     pub since: f64,
     /// The revision that everything was told and applied up to.
     pub mark: u64,

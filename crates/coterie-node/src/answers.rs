@@ -77,6 +77,9 @@ fn membership(status: &Status, server: Option<&api::Server>) -> String {
     if status.forked {
         return "ended: this machine was forked or restored, and its keys are gone".to_owned();
     }
+    if status.refused {
+        return "ended: this machine is isolated, or its membership was revoked".to_owned();
+    }
     if status.communities.iter().any(|c| c.not_after > status.time) {
         return "current".to_owned();
     }

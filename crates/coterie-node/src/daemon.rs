@@ -15,13 +15,11 @@ use coterie_io::{
     udp::UdpPort,
 };
 use coterie_model::{Prefix, UnixTime};
-use coterie_proto::Node;
 use sd_notify::NotifyState;
 
 use crate::{
     driver::{Driver, Left, Own, Parts, Serving, now},
     enrol::{self, Pass},
-    entropy::SystemEntropy,
     follow::{self, Follow, Remembered, Renewed, Say, follower::Word, link::Credentials},
     identity::{self, Fixed, Identity, Kept, KnownTime, STORE_NAME, boot},
     journal::Journal,
@@ -181,7 +179,7 @@ fn raise(
     };
     let mut config = identity::config(opened, &keys, &journal, time);
     remembered.put_into(&mut config.update);
-    let mut node = Node::new(config, Box::new(SystemEntropy), at);
+    let mut node = identity::node(config, &journal, at);
     for word in std::mem::take(&mut remembered.epochs) {
         if let Word::Epochs(tag, manifests) = word {
             node.handle_epochs(tag, manifests, at);
@@ -471,7 +469,7 @@ fn take_over(options: &Options, driver: &mut Driver, before: &mut Before, change
     // Protocol time runs on: only a start reads the wall clock.
     driver.take_over(other, udp, |journal| {
         let config = identity::config(opened, &keys, journal, time.1);
-        Node::new(config, Box::new(SystemEntropy), now())
+        identity::node(config, journal, now())
     })?;
     before.fixed = then;
     Ok(true)

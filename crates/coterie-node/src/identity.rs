@@ -14,11 +14,11 @@ use anyhow::{Context, bail};
 use coterie_control::bundle::{Bundle, Keys, Opened, TemplateSettings};
 use coterie_crypto::{aead::Suite, dh::PublicKey, sign::VerifyingKey};
 use coterie_io::memory::Sealed;
-use coterie_model::{Authority, EnclaveId, Era, Instant, Name, Reader, UnixTime, Unverified, Writer};
-use coterie_proto::{Config, Update, handshake::payload::Suites, membership::Freshness};
+use coterie_model::{EnclaveId, Era, Instant, Name, Reader, Revocations, UnixTime, Unverified, Writer};
+use coterie_proto::{Config, Node, Update, handshake::payload::Suites, membership::Freshness};
 use zeroize::Zeroizing;
 
-use crate::{disk::write_private, journal::Journal, network, options::Options};
+use crate::{disk::write_private, entropy::SystemEntropy, journal::Journal, network, options::Options};
 
 /// The name of the sealed memfd in the descriptor store.
 pub const STORE_NAME: &str = "coterie-identity";
@@ -293,11 +293,10 @@ impl Fixed {
 pub fn config(opened: Opened, keys: &Keys, journal: &Journal, time: UnixTime) -> Config {
     let (suites, preferred) = suites(&opened.template);
     let time = opened.issued.max(time);
-    let authority = opened.authority.clone();
     Config {
         keys: keys.static_key(),
         name: opened.name.clone(),
-        authority: authority.clone(),
+        authority: opened.authority.clone(),
         freshness: match opened.freshness {
             coterie_control::bundle::Freshness::Offline => Freshness::Offline,
             coterie_control::bundle::Freshness::Heads => Freshness::Heads,
@@ -314,23 +313,35 @@ pub fn config(opened: Opened, keys: &Keys, journal: &Journal, time: UnixTime) ->
         accepted: journal.accepted(),
         answered: journal.answered(),
         resume: journal.live(),
-        update: with_revocations(update(opened, time), &authority, journal),
+        update: update(opened, time),
     }
 }
 
-/// What was learnt of revocations since the bundle was issued counts too: at the next start nobody is let in who was refused.
-fn with_revocations(mut update: Update, authority: &Authority, journal: &Journal) -> Update {
-    let kept = journal
-        .revocations(&authority.enclave)
-        .and_then(|list| list.verify(&authority.statement_key).ok())
-        .filter(|list| (list.era, list.enclave) == (authority.era, authority.enclave));
-    let revision = update.revocations.as_ref().map(|list| list.claimed().revision);
-    if let Some(kept) = kept.filter(|list| Some(list.revision) > revision) {
-        update.revocations = Some(Unverified::parse(kept.bytes()).expect("a list that was verified parses"));
-        // It pins the bundle's own list.
-        update.head = None;
+/// The core, as it begins. What was learnt of revocations since the bundle was issued counts too: nobody is let in who was
+/// refused. It is told second, as it was learnt, because the head in the bundle pins the bundle's own list, and a core that has
+/// no head makes no session as long as no server is there to tell one.
+#[must_use]
+pub fn node(config: Config, journal: &Journal, now: Instant) -> Node {
+    let later = later_revocations(&config, journal);
+    let mut node = Node::new(config, Box::new(SystemEntropy), now);
+    if let Some(list) = later {
+        let update = Update {
+            revocations: Some(list),
+            ..Update::default()
+        };
+        node.handle_update(update, now);
     }
-    update
+    node
+}
+
+fn later_revocations(config: &Config, journal: &Journal) -> Option<Unverified<Revocations>> {
+    let authority = &config.authority;
+    let kept = journal.revocations(&authority.enclave)?;
+    let kept = kept.verify(&authority.statement_key).ok()?;
+    let is_ours = (kept.era, kept.enclave) == (authority.era, authority.enclave);
+    let known = config.update.revocations.as_ref().map(|list| list.claimed().revision);
+    (is_ours && Some(kept.revision) > known)
+        .then(|| Unverified::parse(kept.bytes()).expect("a list that was verified parses"))
 }
 
 /// What a bundle tells the core, where it is at least `time` as far as this machine knows.

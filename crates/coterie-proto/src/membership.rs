@@ -341,11 +341,34 @@ impl Membership {
         Ok(())
     }
 
-    /// Takes over a head, and protocol time with it. One that pins a list that we do not have is kept only once we have it.
+    /// Takes over a head that a peer has: nobody knows how late it is, so it sets protocol time forward and never back. One that
+    /// pins a list that we do not have is kept only once we have it.
     ///
     /// # Errors
     /// [`NotLearned`] when it is foreign, not newer, or pins another list than ours.
     pub fn learn_head(&mut self, head: Unverified<Head>, now: Instant) -> Result<(), NotLearned> {
+        let time = self.take_head(head)?;
+        self.not_behind(time, now);
+        Ok(())
+    }
+
+    /// The same for a head that comes from the server, just made: protocol time is what it says, or, for one that was kept with a
+    /// bundle and is the first, no less.
+    ///
+    /// # Errors
+    /// As [`Self::learn_head`].
+    pub fn learn_pulse(&mut self, head: Unverified<Head>, now: Instant) -> Result<(), NotLearned> {
+        let is_first = self.head.is_none();
+        let time = self.take_head(head)?;
+        if self.freshness == Freshness::Offline || is_first {
+            self.not_behind(time, now);
+        } else {
+            self.base = (now, time);
+        }
+        Ok(())
+    }
+
+    fn take_head(&mut self, head: Unverified<Head>) -> Result<UnixTime, NotLearned> {
         let claimed = head.claimed();
         if claimed.era != self.authority.era || claimed.enclave != self.authority.enclave {
             return Err(NotLearned::Foreign);
@@ -367,15 +390,9 @@ impl Membership {
         if !pinned {
             return Err(NotLearned::Foreign);
         }
-        let time = match self.freshness {
-            Freshness::Offline => head.time.max(self.time(now)),
-            // A head that was kept with a bundle says how late it was when the bundle was made, and the host knows better.
-            Freshness::Heads if self.head.is_none() => head.time.max(self.time(now)),
-            Freshness::Heads => head.time,
-        };
-        self.base = (now, time);
+        let time = head.time;
         self.head = Some(head);
-        Ok(())
+        Ok(time)
     }
 
     /// Revocations and head as signed, to hand to a peer that is behind. A head that pins older revocations is of no use to it.
@@ -406,7 +423,13 @@ impl Membership {
 
     /// Protocol time is not behind `time`: a machine that was paused learns how late it is from what it is told.
     pub fn not_before(&mut self, time: UnixTime, now: Instant) {
-        if self.freshness == Freshness::Offline && time > self.time(now) {
+        if self.freshness == Freshness::Offline {
+            self.not_behind(time, now);
+        }
+    }
+
+    fn not_behind(&mut self, time: UnixTime, now: Instant) {
+        if time > self.time(now) {
             self.base = (now, time);
         }
     }

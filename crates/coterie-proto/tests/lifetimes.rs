@@ -6,8 +6,8 @@ mod world;
 
 use std::time::Duration;
 
-use coterie_model::CommunityTag;
-use coterie_proto::{Config, DropReason, Outcome, Update};
+use coterie_model::{CommunityTag, Revocations, Signed};
+use coterie_proto::{Config, DropReason, Outcome, Update, membership::Freshness};
 use world::{Enclave, HOUR, Wire, outside};
 
 const ALICE: u8 = 1;
@@ -82,4 +82,36 @@ fn a_newer_statement_is_said_again_where_it_was_lost() {
     let told = w.log.len();
     w.advance(Duration::from_secs(10));
     assert_eq!(w.log.len(), told, "and said no more than a few times");
+}
+
+#[test]
+fn an_old_head_that_a_peer_gives_sets_nobodys_clock_back() {
+    let enclave = Enclave::new();
+    let make = |n, other| {
+        let mut config = enclave.config(n, &[1], &[other]);
+        config.freshness = Freshness::Heads;
+        (n, config)
+    };
+    let mut w = Wire::new(vec![make(ALICE, BOB), make(BOB, ALICE)]);
+    let told = |w: &mut Wire, n, list: &Signed<Revocations>, time| {
+        let now = w.now;
+        w.host(n).node.handle_update(enclave.update(list, time), now);
+    };
+    let time = |w: &mut Wire, n| {
+        let now = w.now;
+        w.host(n).node.time(now).0
+    };
+    let (first, second) = (enclave.revocations(1, &[], 0), enclave.revocations(2, &[], 0));
+    told(&mut w, ALICE, &first, 100);
+    told(&mut w, BOB, &second, 101);
+    // The server is gone. What Bob heard of it last is half an hour old when Alice hears of it.
+    w.advance(Duration::from_secs(1800));
+    w.send(ALICE, BOB, b"x");
+    w.advance(Duration::from_secs(5));
+    let now = w.now;
+    assert_eq!(w.host(ALICE).node.status(now).revision, 2);
+    assert_eq!(time(&mut w, ALICE), 1905);
+    // From the server itself it is the time.
+    told(&mut w, ALICE, &second, 1900);
+    assert_eq!(time(&mut w, ALICE), 1900);
 }

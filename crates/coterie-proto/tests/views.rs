@@ -217,3 +217,50 @@ fn an_epoch_that_the_server_does_not_name_has_retired_and_a_newer_one_has_not() 
     assert!(!w.has_session(BOB, ALICE));
     assert_eq!(w.drops(ALICE, DropReason::Stranger), 1);
 }
+
+#[test]
+fn who_is_refused_itself_ends_everything_and_meets_the_others_again_when_it_is_not() {
+    let enclave = Enclave::new();
+    let mut w = Wire::new([ALICE, BOB].map(|n| (n, enclave.config(n, &[1], &[ALICE, BOB]))).into());
+    w.send(ALICE, BOB, b"one");
+    assert_eq!(w.received(BOB).len(), 1);
+    let tell = |w: &mut Wire, revision: u64, refused: &[u8]| {
+        let list = enclave.revocations(revision, refused, 0);
+        for n in [ALICE, BOB] {
+            let (update, now) = (enclave.update(&list, 1), w.now);
+            w.host(n).node.handle_update(update, now);
+        }
+        w.settle();
+    };
+    tell(&mut w, 1, &[ALICE]);
+    assert!(!w.has_session(ALICE, BOB) && !w.has_session(BOB, ALICE));
+    assert_eq!(w.send(ALICE, BOB, b"x"), Outcome::Dropped(DropReason::MembershipEnded));
+    let now = w.now;
+    assert!(w.host(ALICE).node.status(now).refused && !w.host(BOB).node.status(now).refused);
+    tell(&mut w, 2, &[]);
+    w.send(ALICE, BOB, b"two");
+    assert_eq!(w.received(BOB).len(), 1);
+}
+
+#[test]
+fn a_probe_that_a_person_asked_for_notices_that_the_session_is_dead() {
+    let enclave = Enclave::new();
+    let mut w = Wire::new([ALICE, BOB].map(|n| (n, enclave.config(n, &[1], &[ALICE, BOB]))).into());
+    w.send(ALICE, BOB, b"one");
+    // Bob forgets without a word.
+    let now = w.now;
+    w.host(BOB).node.handle_update(
+        Update {
+            views: vec![piece(&enclave, 1, &[], &[ALICE])],
+            ..Update::default()
+        },
+        now,
+    );
+    while w.host(BOB).node.poll_transmit().is_some() {}
+    assert!(w.has_session(ALICE, BOB) && !w.has_session(BOB, ALICE));
+    let now = w.now;
+    w.host(ALICE).node.handle_ping(inside(BOB), now).unwrap();
+    w.settle();
+    w.advance(Duration::from_secs(6));
+    assert!(w.has_session(BOB, ALICE), "made anew");
+}

@@ -174,8 +174,10 @@ impl Thread {
             State::Connecting => "connecting",
             State::Following { .. } => "following",
         };
+        // Away is away, whether somebody is being tried or not.
+        let follows = |state: &str| state == "following";
         let since = match &self.told {
-            Some(told) if told.state == state => told.since,
+            Some(told) if follows(told.state) == follows(state) => told.since,
             Some(_) | None => now(),
         };
         let server = Server {

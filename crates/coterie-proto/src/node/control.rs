@@ -115,6 +115,7 @@ impl Node {
         self.entropy.fill(&mut token);
         if self.peers[id].has_session() {
             self.send_control(id, &Control::Probe(token).to_bytes(), None);
+            self.watch_for_answer(id, now);
         } else {
             self.want_session(id, now)?;
             // Who gave up waiting does not hold a place for ever.

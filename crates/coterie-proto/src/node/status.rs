@@ -26,6 +26,8 @@ pub struct Status {
     pub forked: bool,
     /// Revision of the revocations that it knows.
     pub revision: u64,
+    /// True while its own key is among those that are refused.
+    pub refused: bool,
     /// Its communities.
     pub communities: Vec<CommunityStatus>,
     /// Other members.
@@ -176,6 +178,7 @@ impl Node {
             time: self.membership.time(now),
             forked: self.forked,
             revision: self.membership.known().1,
+            refused: self.membership.is_revoked(self.keys.public()),
             communities: communities.collect(),
             peers: self.by_name.values().map(|id| self.peer_status(*id, now)).collect(),
             counts: self.counts.clone(),

@@ -84,6 +84,16 @@ impl Node {
         }
     }
 
+    /// Something was sent to `id` that is answered where the session lives.
+    pub(super) fn watch_for_answer(&mut self, id: PeerId, now: Instant) {
+        let live = self.peers[id].live();
+        if live.unheard_since.is_none() {
+            live.unheard_since = Some(now);
+            live.watch_at.get_or_insert(now + WATCH);
+            self.reschedule(id);
+        }
+    }
+
     /// Something was sent a second ago and nothing was heard since: ask, and after three questions start anew.
     fn watch(&mut self, id: PeerId, now: Instant) {
         let live = self.peers[id].live();
@@ -215,12 +225,14 @@ impl Node {
         over.into_iter().for_each(|id| self.forget(id));
     }
 
-    /// Ends what revocation ended.
+    /// Ends what revocation ended: where it is this node itself that is refused, everything, for nobody listens any more.
     pub(super) fn drop_revoked(&mut self) {
+        let own = self.membership.is_revoked(self.keys.public());
         for id in 0..self.peers.len() {
-            let revoked = self.peers[id]
-                .static_key
-                .is_some_and(|s| self.membership.is_revoked(&s));
+            let revoked = own
+                || self.peers[id]
+                    .static_key
+                    .is_some_and(|s| self.membership.is_revoked(&s));
             if revoked && self.peers[id].live.is_some() {
                 self.end_peer(id, false);
             }

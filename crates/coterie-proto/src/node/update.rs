@@ -59,7 +59,7 @@ impl Node {
         }
         self.find_sought(now);
         if let Some(head) = update.head {
-            let learned = self.membership.learn_head(head, now);
+            let learned = self.membership.learn_pulse(head, now);
             self.report(learned);
         }
         if renewed {
