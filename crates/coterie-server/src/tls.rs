@@ -12,10 +12,14 @@ use coterie_control::issue::Enclave;
 use coterie_crypto::sign::SigningKey;
 use coterie_model::UnixTime;
 use rustls::{
-    ServerConfig,
+    DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
 };
 
 use crate::entropy::SystemEntropy;
@@ -43,11 +47,7 @@ pub(crate) fn for_nodes(enclave: &Enclave, now: UnixTime) -> anyhow::Result<Arc<
     let key = SigningKey::generate(&mut SystemEntropy);
     let leaf = enclave.server_certificate(&key, now)?;
     let mut chain = vec![CertificateDer::from(leaf)];
-    chain.extend(
-        [enclave.root_certificate().to_vec()]
-            .into_iter()
-            .map(CertificateDer::from),
-    );
+    chain.extend(enclave.chain().into_iter().map(CertificateDer::from));
     let mut roots = rustls::RootCertStore::empty();
     for root in enclave.root_certificates() {
         roots
@@ -65,9 +65,67 @@ pub(crate) fn for_nodes(enclave: &Enclave, now: UnixTime) -> anyhow::Result<Arc<
     let key = key.to_pkcs8().ok().context("the key has no PKCS#8")?;
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(Members(verifier)))
         .with_single_cert(chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key)))?;
     Ok(finished(config))
+}
+
+/// Lets members in whose certificate has ended: one that was away, or whose server was, for longer than its lease is closed to
+/// its peers, and comes here for what opens it again. Whether it is a member still is decided by who is enrolled.
+#[derive(Debug)]
+struct Members(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Members {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: rustls::pki_types::UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let at = ended_at(end_entity).filter(|end| *end < now).unwrap_or(now);
+        self.0.verify_client_cert(end_entity, intermediates, at)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// The last second of a certificate.
+fn ended_at(certificate: &CertificateDer<'_>) -> Option<rustls::pki_types::UnixTime> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let end = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(end)))
 }
 
 /// TLS with people: with the certificate that the operator gave, or one of this server's own authority for `names`.

@@ -86,6 +86,10 @@ impl Site {
 
     /// The same; `None` when it ended instead.
     pub(crate) fn try_up(&mut self) -> Option<()> {
+        if let Some(mut before) = self.process.take() {
+            // One that killed itself is gone when its files are free.
+            before.wait().unwrap();
+        }
         let address = self.address.to_string();
         let mut child = server()
             .args(["serve", "--directory"])

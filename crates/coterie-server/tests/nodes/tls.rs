@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use coterie_api::v1::node_server_name;
+use coterie_api::v1::{self, node_server_name};
 use coterie_model::EnclaveId;
 
 use crate::site::{Machine, Site};
@@ -37,4 +37,29 @@ async fn nodes_and_server_use_the_hybrid_key_exchange_alone() {
     assert!(!shown(&node_server_name(token.enclave), "X25519"));
     assert!(shown("localhost", "X25519"));
     assert!(!shown(&node_server_name(EnclaveId([7; 16])), "X25519"));
+}
+
+/// After the trust anchor was replaced, machines that know only the old root come in, and those that know only the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_root_is_found_by_who_knows_the_old_one() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let mut member = Machine::new("web-1", &owner.token("web", 1).await);
+    let token = owner.token("web", 1).await;
+    member.enrol(&token).await.unwrap();
+    let before = owner.token("web", 2).await;
+    let rotated: v1::RootRotated = owner.post("/v1/enclaves/shop/root/rotate", &()).await.unwrap();
+    assert_ne!(rotated.root_hash, rotated.previous_root_hash);
+    // The certificates for nodes are made anew within a second.
+    tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        let after = owner.token("web", 1).await;
+        while Machine::new("web-2", &after).enrol(&after).await.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("who knows the new root comes in");
+    assert!(Machine::new("web-3", &before).enrol(&before).await.is_some(), "who knows the old root comes in");
+    member.renew().await.unwrap();
+    let _stream = member.follow(0).await.unwrap();
 }

@@ -288,8 +288,9 @@ impl Machine {
             }
             assert!(
                 began.elapsed() < DEADLINE,
-                "{} does not reach {other}: {}",
+                "{} does not reach {other}: {:#?}\n{}",
                 self.name,
+                self.status(),
                 self.daemon().stderr()
             );
         }
