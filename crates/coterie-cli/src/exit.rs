@@ -187,7 +187,7 @@ mod tests {
         let wrapped = Error::msg("no such file").context(Stop::new(Exit::NotCompared));
         assert_eq!(exit_of(&wrapped), Exit::NotCompared);
         let away = RemoteError::NotReachable {
-            server: "server.example:4750".to_owned(),
+            server: "example.org:4750".to_owned(),
             source: std::io::ErrorKind::ConnectionRefused.into(),
         };
         assert_eq!(exit_of(&away.into()), Exit::NotReachable);

@@ -243,9 +243,9 @@ mod tests {
     #[test]
     fn addresses_are_taken_as_people_write_them() {
         for (text, expected) in [
-            ("https://server.example", "https://server.example:4750"),
-            ("https://Server.example:443/", "https://server.example:443"),
-            ("server.example", "https://server.example:4750"),
+            ("https://example.org", "https://example.org:4750"),
+            ("HOST.example.org:443/", "https://host.example.org:443"),
+            ("example.org", "https://example.org:4750"),
             ("127.0.0.1:4751", "https://127.0.0.1:4751"),
             ("https://[fd00::1]:4751", "https://[fd00::1]:4751"),
             ("https://[fd00::1]", "https://[fd00::1]:4750"),
@@ -257,14 +257,14 @@ mod tests {
         }
         for bad in [
             "",
-            "http://server.example",
+            "http://example.org",
             "https://",
-            "https://server.example/path",
-            "https://server.example:0",
-            "https://server.example:port",
-            "https://user@server.example",
+            "https://example.org/path",
+            "https://example.org:0",
+            "https://example.org:port",
+            "https://user@example.org",
             "https://[fd00::1]x",
-            "https://server.example?x",
+            "https://example.org?x",
         ] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }

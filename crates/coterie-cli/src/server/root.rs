@@ -28,7 +28,8 @@ pub(crate) fn run(command: &RootCommand) -> anyhow::Result<()> {
         );
         ask(&question, "say --yes if that is meant")?;
     }
-    let rotated: RootRotated = remote.post_empty(&enclave_path(&enclave, "/root/rotate"))?;
+    let root = enclave_path(&enclave, "/root");
+    let rotated: RootRotated = remote.post_empty(&format!("{root}/rotate"))?;
     output::print(&told(&rotated))
 }
 
