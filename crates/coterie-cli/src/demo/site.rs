@@ -10,7 +10,10 @@ use coterie_api::v1::{self, Applied, AuditEntry, Community, CutOff, Explained, M
 use coterie_lab::{Child, Host, Output};
 use serde::de::DeserializeOwned;
 
-use super::{policy::Policy, world::Programs};
+use super::{
+    policy::Policy,
+    world::{Programs, ms},
+};
 
 /// The tenant.
 const TENANT: &str = "acme";
@@ -33,13 +36,13 @@ pub(super) struct Site {
 #[derive(Debug)]
 pub(super) struct Founded {
     /// `coterie-server init`.
-    pub(super) init: Duration,
+    init: Duration,
     /// From the start of `coterie-server serve` until it accepts connections.
-    pub(super) ready: Duration,
+    ready: Duration,
     /// Login, tenant, login as its owner, enclave.
-    pub(super) desk: Duration,
+    desk: Duration,
     /// What the file made.
-    pub(super) applied: Applied,
+    applied: Applied,
 }
 
 impl Site {
@@ -213,8 +216,11 @@ impl Founded {
             bail!("nobody reaches anybody");
         }
         Ok(format!(
-            "tenant {TENANT}, enclave {ENCLAVE}: {} members expected, {reach_total} ways between them, the file's {tests_passed} \
-             tests pass",
+            "made in {}, ready after {}, tenant {TENANT} and enclave {ENCLAVE} in {}: {} members expected, {reach_total} ways between \
+             them, {tests_passed} tests of the file passed",
+            ms(self.init),
+            ms(self.ready),
+            ms(self.desk),
             members_added.len()
         ))
     }
