@@ -55,8 +55,7 @@ fn row(endpoint: &Endpoint) -> Option<Row> {
     })
 }
 
-/// What machines call: each asks for a certificate of the one enclave that the connection is for, and the enclave's own tests
-/// show others theirs.
+/// What machines call, at the server name of their enclave: their rows are in `tests/people/main.rs`.
 const OF_MACHINES: [&str; 8] = [
     "/v1/enrol",
     "/v1/node/follow",
