@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use coterie_api::{Answer, Reply, Request, node::Status};
 use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
 
@@ -31,149 +31,167 @@ struct Kind {
     kind: String,
 }
 
-impl prometheus_client::collector::Collector for NodeMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let s = &self.0;
-        let c = &s.counters;
-        let mut total = |name: &str, help: &str, unit: Option<&Unit>, value: u64| {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
-        };
-        total("coterie_sent_packets", "Packets sealed and sent", None, c.sent_packets)?;
-        total(
-            "coterie_sent",
-            "Bytes of packets sealed and sent",
-            Some(&Unit::Bytes),
-            c.sent_bytes,
-        )?;
-        total(
-            "coterie_delivered_packets",
-            "Packets opened and delivered",
-            None,
-            c.delivered_packets,
-        )?;
-        total(
-            "coterie_delivered",
-            "Bytes of packets opened and delivered",
-            Some(&Unit::Bytes),
-            c.delivered_bytes,
-        )?;
-        total(
-            "coterie_sessions_initiated",
-            "Sessions made as initiator",
-            None,
-            c.initiated,
-        )?;
-        total(
-            "coterie_sessions_responded",
-            "Sessions made as responder",
-            None,
-            c.responded,
-        )?;
+type Encoded = Result<(), std::fmt::Error>;
 
-        let kind = prometheus_client::metrics::MetricType::Counter;
-        let mut drops =
-            encoder.encode_descriptor("coterie_drops", "Packets and datagrams dropped, by reason", None, kind)?;
-        for (reason, n) in &c.drops {
+impl prometheus_client::collector::Collector for NodeMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        self.totals(&mut encoder)?;
+        self.families(&mut encoder)?;
+        self.gauges(&mut encoder)?;
+        self.served(&mut encoder)
+    }
+}
+
+impl NodeMetrics {
+    fn totals(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let (c, bytes) = (&self.0.counters, Some(&Unit::Bytes));
+        for (name, help, unit, value) in [
+            ("coterie_sent_packets", "Packets sealed and sent", None, c.sent_packets),
+            ("coterie_sent", "Bytes of packets sealed and sent", bytes, c.sent_bytes),
+            (
+                "coterie_delivered_packets",
+                "Packets opened and delivered",
+                None,
+                c.delivered_packets,
+            ),
+            (
+                "coterie_delivered",
+                "Bytes of packets opened and delivered",
+                bytes,
+                c.delivered_bytes,
+            ),
+            (
+                "coterie_sessions_initiated",
+                "Sessions made as initiator",
+                None,
+                c.initiated,
+            ),
+            (
+                "coterie_sessions_responded",
+                "Sessions made as responder",
+                None,
+                c.responded,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+
+    fn families(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let s = &self.0;
+        let mut drops = encoder.encode_descriptor(
+            "coterie_drops",
+            "Packets and datagrams dropped, by reason",
+            None,
+            MetricType::Counter,
+        )?;
+        for (reason, n) in &s.counters.drops {
             ConstCounter::new(*n).encode(drops.encode_family(&Reason { reason: reason.clone() })?)?;
         }
-        let kind = prometheus_client::metrics::MetricType::Counter;
-        let mut alarms =
-            encoder.encode_descriptor("coterie_alarms", "What should not have happened, by kind", None, kind)?;
-        for alarm in ["rollback", "foreign", "twin", "forked", "revoked-knocked"] {
-            let n = s.alarms.get(alarm).copied().unwrap_or(0);
-            ConstCounter::new(n).encode(alarms.encode_family(&Kind { kind: alarm.into() })?)?;
+        let mut alarms = encoder.encode_descriptor(
+            "coterie_alarms",
+            "What should not have happened, by kind",
+            None,
+            MetricType::Counter,
+        )?;
+        for kind in ["rollback", "foreign", "twin", "forked", "revoked-knocked"] {
+            let n = s.alarms.get(kind).copied().unwrap_or(0);
+            ConstCounter::new(n).encode(alarms.encode_family(&Kind { kind: kind.into() })?)?;
         }
-        let kind = prometheus_client::metrics::MetricType::Gauge;
-        let mut peers = encoder.encode_descriptor("coterie_peers", "Members known, by state", None, kind)?;
+        let mut peers =
+            encoder.encode_descriptor("coterie_peers", "Members known, by state", None, MetricType::Gauge)?;
         for state in ["silent", "connecting", "up", "revoked"] {
-            let n = i64::try_from(s.peers.iter().filter(|p| p.state == state).count()).unwrap_or(i64::MAX);
+            let n = whole(s.peers.iter().filter(|p| p.state == state).count());
             ConstGauge::new(n).encode(peers.encode_family(&State { state: state.into() })?)?;
         }
-        let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: i64| {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
-        };
-        gauge(
-            "coterie_lockdown_in_force",
-            "1 while nothing can leave in clear text",
-            None,
-            i64::from(s.lockdown == "in-force"),
-        )?;
-        gauge(
-            "coterie_forked",
-            "1 after this machine was forked",
-            None,
-            i64::from(s.forked),
-        )?;
-        gauge(
-            "coterie_revision",
-            "Revision of the revocations known",
-            None,
-            i64::try_from(s.revision).unwrap_or(i64::MAX),
-        )?;
-        gauge(
-            "coterie_membership_current",
-            "0 when the membership has ended",
-            None,
-            i64::from(s.membership == "current"),
-        )?;
-        if let Some(server) = &s.server {
-            let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-            gauge(
-                "coterie_server_following",
-                "1 while the server tells this node what changes",
+        Ok(())
+    }
+
+    fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let s = &self.0;
+        for (name, help, unit, value) in [
+            (
+                "coterie_lockdown_in_force",
+                "1 while nothing can leave in clear text",
                 None,
-                i64::from(server.state == "following"),
-            )?;
-            gauge(
-                "coterie_server_mark",
-                "Revision up to which everything was told and applied",
+                i64::from(s.lockdown == "in-force"),
+            ),
+            (
+                "coterie_forked",
+                "1 after this machine was forked",
                 None,
-                whole(server.mark),
-            )?;
-            gauge(
-                "coterie_server_serial",
-                "Serial of the bundle in use",
+                i64::from(s.forked),
+            ),
+            (
+                "coterie_revision",
+                "Revision of the revocations known",
                 None,
-                whole(server.serial),
-            )?;
+                whole(s.revision),
+            ),
+            (
+                "coterie_membership_current",
+                "0 when the membership has ended",
+                None,
+                i64::from(s.membership == "current"),
+            ),
+            (
+                "coterie_membership_ends_timestamp",
+                "When the membership ends, Unix time",
+                Some(&Unit::Seconds),
+                whole(s.membership_ends),
+            ),
+        ] {
+            gauge(encoder, (name, help, unit), value)?;
+        }
+        Ok(())
+    }
+
+    /// What there is where the node follows a server, or is a door.
+    fn served(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        if let Some(server) = &self.0.server {
+            let following = i64::from(server.state == "following");
+            let help = "1 while the server tells this node what changes";
+            gauge(encoder, ("coterie_server_following", help, None), following)?;
+            let help = "Revision up to which everything was told and applied";
+            gauge(encoder, ("coterie_server_mark", help, None), whole(server.mark))?;
+            let help = "Serial of the bundle in use";
+            gauge(encoder, ("coterie_server_serial", help, None), whole(server.serial))?;
             if let Some(heard) = server.heard {
                 // Whole seconds are enough for an alarm.
                 let seconds = Duration::try_from_secs_f64(heard).map_or(i64::MAX, |d| whole(d.as_secs()));
-                let unit = Some(&Unit::Seconds);
+                let help = "Since the server said something";
                 gauge(
-                    "coterie_server_heard_ago",
-                    "Since the server said something",
-                    unit,
+                    encoder,
+                    ("coterie_server_heard_ago", help, Some(&Unit::Seconds)),
                     seconds,
                 )?;
             }
         }
-        if let Some(door) = &s.door {
-            let whole = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        if let Some(door) = &self.0.door {
             gauge(
-                "coterie_door_tokens",
-                "Tokens that open this door",
-                None,
+                encoder,
+                ("coterie_door_tokens", "Tokens that open this door", None),
                 whole(door.tokens),
             )?;
             gauge(
-                "coterie_door_visits",
-                "Visits under way at this door",
-                None,
+                encoder,
+                ("coterie_door_visits", "Visits under way at this door", None),
                 whole(door.visits),
             )?;
         }
-        let ends = i64::try_from(s.membership_ends).unwrap_or(i64::MAX);
-        gauge(
-            "coterie_membership_ends_timestamp",
-            "When the membership ends, Unix time",
-            Some(&Unit::Seconds),
-            ends,
-        )?;
         Ok(())
     }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, (name, help, unit): (&str, &str, Option<&Unit>), value: i64) -> Encoded {
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
+}
+
+fn whole(n: impl TryInto<i64>) -> i64 {
+    n.try_into().unwrap_or(i64::MAX)
 }
 
 /// The text of a node's metrics.
