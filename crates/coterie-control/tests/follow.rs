@@ -239,6 +239,14 @@ fn a_change_of_the_file_moves_members_between_views() {
     assert_eq!(s.view("web-1", "web"), ["web-1"]);
     let web = &s.known[&name("web-1")];
     assert!(web.renewals > 0, "the key that app-1 had is replaced");
+    // Whoever is isolated gets no new statements, and is in the views all the same.
+    s.enclave.isolate(&name("app-1"), NOW).unwrap();
+    s.enclave.update(FILE, NOW, &mut s.entropy).unwrap();
+    s.tell();
+    assert_eq!(s.view("web-1", "web"), ["app-1", "web-1"]);
+    let told = s.view("web-1", "web");
+    let web = &s.enclave.view(&name("web"), NOW);
+    assert_eq!(told, web.iter().map(|entry| entry.name.to_string()).collect::<Vec<_>>());
 }
 
 #[test]

@@ -212,6 +212,7 @@ impl Enclave {
         self.file = file;
         self.give_to_file();
         self.call_roll();
+        moved.iter().for_each(|name| self.touch_member(name));
         text.clone_into(&mut self.text);
         self.begin_communities(now, entropy)?;
         for name in losers {
