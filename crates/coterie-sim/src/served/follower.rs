@@ -9,8 +9,8 @@ use coterie_control::{
 };
 use coterie_crypto::{aead::Suite, sign::VerifyingKey};
 use coterie_model::{
-    CommunityTag, DirectoryEntry, Epoch, Head, Name, Revision, Revocations, Serial, Signed, Statement, UnixTime,
-    Unverified,
+    CommunityTag, DirectoryEntry, Epoch, Head, Manifest, Name, Revision, Revocations, Serial, Signed, Statement,
+    UnixTime, Unverified,
 };
 use coterie_proto::{Update, ViewPiece, handshake::payload::Suites};
 
@@ -62,6 +62,8 @@ pub struct Asked {
 pub enum Effect {
     /// The core learns something; the head that is in it, to be kept.
     Update(Box<Update>, Option<Signed<Head>>),
+    /// All epochs of a community.
+    Epochs(CommunityTag, Vec<Signed<Manifest>>),
     /// Tokens that open the door.
     Knocks(Vec<Knocking>),
     /// Nothing more.
@@ -120,12 +122,12 @@ impl Fixed {
 }
 
 impl Follower {
-    /// A node with this bundle, which connects at `now`.
+    /// A node with this bundle that was told everything up to `mark`, which connects at `now`.
     #[must_use]
-    pub fn new(opened: &Opened, now: Moment) -> Self {
+    pub fn new(opened: &Opened, mark: Revision, now: Moment) -> Self {
         let mut this = Self {
             link: Link::Down { again: now, tries: 0 },
-            mark: 0,
+            mark,
             serial: 0,
             wants: None,
             asked: None,
@@ -237,27 +239,14 @@ impl Follower {
                 let Ok(signed) = pulse.clone().verify(&self.verifying) else {
                     return Effect::Bad;
                 };
-                // A peer may have told a newer one.
-                if signed.revision >= revision && signed.time >= head {
-                    update.head = Some(pulse);
-                    kept = Some(signed).filter(|signed| signed.revision == revision);
-                }
+                kept = Some(signed).filter(|signed| signed.revision == revision && signed.time >= head);
+                update.head = Some(pulse);
             }
-            Message::Revocations(list) => {
-                if list.claimed().revision > revision {
-                    update.revocations = Some(list);
-                }
-            }
+            Message::Revocations(list) => update.revocations = Some(list),
             Message::Manifests(tag, manifests) => {
-                for manifest in manifests {
-                    let Ok(manifest) = manifest.verify(&self.verifying) else {
-                        return Effect::Bad;
-                    };
-                    if manifest.tag != tag {
-                        return Effect::Bad;
-                    }
-                    update.manifests.push(manifest);
-                }
+                let checked = manifests.into_iter().map(|manifest| manifest.verify(&self.verifying));
+                let checked: Result<Vec<Signed<Manifest>>, _> = checked.collect();
+                return checked.map_or(Effect::Bad, |epochs| Effect::Epochs(tag, epochs));
             }
             Message::View(piece) => match checked(piece, &self.verifying) {
                 Some(piece) => update.views.push(piece),
@@ -310,28 +299,31 @@ fn checked(piece: Told, key: &VerifyingKey) -> Option<ViewPiece> {
     })
 }
 
-/// What a bundle tells the core, where revocations up to `revision` are known and the newest head is of `head`.
+/// What a bundle tells the core that is made from it.
 #[must_use]
-pub fn update(opened: &Opened, (revision, head): (Revision, UnixTime), fresh: bool) -> Update {
-    let parsed = |bytes: &[u8]| Unverified::<Revocations>::parse(bytes).ok();
-    let newer = |list: &&Signed<Revocations>| fresh || list.revision > revision;
-    let list = opened.revocations.as_ref().filter(newer);
-    let pulse = opened.head.as_ref();
-    let pulse = pulse.filter(|pulse| fresh || pulse.revision >= revision && pulse.time >= head);
+pub fn update(opened: &Opened) -> Update {
+    let list = opened.revocations.as_ref().map(Signed::bytes);
+    let head = opened.head.as_ref().map(Signed::bytes);
     Update {
         manifests: opened.manifests.clone(),
         keys: opened.keys.iter().map(coterie_model::EpochKey::duplicate).collect(),
         statements: opened.statements.clone(),
-        directory: if opened.has_views {
-            opened.directory.clone()
-        } else {
-            Vec::new()
-        },
-        revocations: list.and_then(|list| parsed(list.bytes())),
-        head: pulse.and_then(|pulse| Unverified::<Head>::parse(pulse.bytes()).ok()),
+        directory: opened.directory.clone(),
+        revocations: list.and_then(|bytes| Unverified::<Revocations>::parse(bytes).ok()),
+        head: head.and_then(|bytes| Unverified::<Head>::parse(bytes).ok()),
         exclude: Some(opened.template.exclude.clone()),
         complete: true,
         ..Update::default()
+    }
+}
+
+/// What it tells a core that runs: revocations and heads are the stream's, which may be ahead of it, and so is who is where.
+#[must_use]
+pub fn renewal(opened: &Opened) -> Update {
+    Update {
+        revocations: None,
+        head: None,
+        ..update(opened)
     }
 }
 

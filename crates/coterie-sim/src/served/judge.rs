@@ -249,7 +249,13 @@ impl World {
         let over = |key: &PublicKey| self.truth.ends(key).is_none_or(|end| time > end.plus(HOUSEKEEPING));
         for peer in status.peers.iter().filter(|peer| peer.session.is_some()) {
             if over(&own) || self.truth.keys_of(&peer.name).all(over) {
-                let what = format!("a session with {} after a lease ended", peer.name);
+                let ends: Vec<_> = self.truth.keys_of(&peer.name).map(|key| self.truth.ends(key)).collect();
+                let what = format!(
+                    "a session with {} after a lease ended: it is {time:?} ({:?} by its core), its own ends {:?}, the other's {ends:?}",
+                    peer.name,
+                    status.time,
+                    self.truth.ends(&own),
+                );
                 return breach(Promise::Lease, what);
             }
         }

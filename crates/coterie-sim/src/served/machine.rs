@@ -11,7 +11,7 @@ use coterie_control::{
 };
 use coterie_crypto::{Entropy, SeededEntropy, dh::PublicKey};
 use coterie_model::{
-    CommunityTag, DirectoryEntry, Head, Instant, Name, Revision, Revocations, Serial, Signed, UnixTime, Unverified,
+    CommunityTag, DirectoryEntry, Head, Instant, Manifest, Name, Revision, Revocations, Serial, Signed, UnixTime, Unverified,
     signed::head_hash,
 };
 use coterie_proto::{
@@ -95,6 +95,12 @@ pub struct Disk {
     pub pulse: Option<Pulse>,
     /// Who else is in each community.
     pub views: BTreeMap<CommunityTag, BTreeMap<Name, DirectoryEntry>>,
+    /// The epochs of each community, as they were told last.
+    pub epochs: BTreeMap<CommunityTag, Vec<Signed<Manifest>>>,
+    /// Everything up to here was told, to this static key.
+    pub mark: (PublicKey, Revision),
+    /// The server told to ask for a bundle, which did not come.
+    pub renew: bool,
 }
 
 /// Whether a machine runs.
@@ -299,6 +305,7 @@ impl Disk {
     pub fn keep_directory(&mut self, opened: &Opened) {
         let tags: Vec<CommunityTag> = opened.statements.iter().map(|s| s.tag).collect();
         self.views.retain(|tag, _| tags.contains(tag));
+        self.epochs.retain(|tag, _| tags.contains(tag));
         if !opened.has_views {
             return;
         }
@@ -327,14 +334,12 @@ impl Disk {
             .cloned()
             .unwrap_or_default();
         let fixed = Fixed::of(&opened.template);
-        let mut update = follower::update(opened, (0, UnixTime(0)), true);
-        if !opened.has_views {
-            let views = self.views.iter();
-            update.views = views
-                .map(|(tag, view)| follower::kept(*tag, view.values().cloned().collect()))
-                .collect();
-        }
-        self.add_known(opened, &mut update);
+        let mut update = follower::update(opened);
+        let views = self.views.iter();
+        update.views = views
+            .map(|(tag, view)| follower::kept(*tag, view.values().cloned().collect()))
+            .collect();
+        self.add_newest(opened, &mut update);
         if time.is_none() {
             update.head = None;
         }
@@ -359,34 +364,33 @@ impl Disk {
         }
     }
 
-    /// Revocations and pulse that are newer than the bundle's, where they are of its authority.
-    fn add_known(&self, opened: &Opened, update: &mut Update) {
-        let key = &opened.authority.statement_key;
-        let era = opened.authority.era;
-        let list = self.revocations.as_ref().filter(|list| {
-            let newer = opened
-                .revocations
-                .as_ref()
-                .is_none_or(|known| list.revision > known.revision);
-            let parsed = Unverified::<Revocations>::parse(list.bytes());
-            newer && list.era == era && parsed.is_ok_and(|list| list.verify(key).is_ok())
-        });
-        if let Some(list) = list {
-            update.revocations = Unverified::parse(list.bytes()).ok();
-            update.head = None;
-        }
-        let pinned = list
-            .or(opened.revocations.as_ref())
-            .map(|list| (list.revision, head_hash(list)));
+    /// The newest pulse that pins the bundle's own revocations, where it is newer than the bundle's.
+    fn add_newest(&self, opened: &Opened, update: &mut Update) {
+        let pinned = opened.revocations.as_ref().map(|list| (list.revision, head_hash(list)));
         let newest = self.pulse.as_ref().map(|pulse| &pulse.head);
-        let newest = newest.filter(|head| Some((head.revision, head.hash)) == pinned && head.era == era);
+        let newest = newest.filter(|head| Some((head.revision, head.hash)) == pinned && head.era == opened.authority.era);
         if let Some(head) = newest
-            && opened
-                .head
-                .as_ref()
-                .is_none_or(|known| update.head.is_none() || head.time >= known.time)
+            && opened.head.as_ref().is_none_or(|known| head.time >= known.time)
         {
             update.head = Unverified::parse(head.bytes()).ok();
+        }
+    }
+
+    /// What a core is told behind what it was made from: revocations and epochs that were learnt since the bundle was made.
+    pub fn tell_later(&self, opened: &Opened, node: &mut Node, at: Instant) {
+        let known = opened.revocations.as_ref().map_or(0, |list| list.revision);
+        let key = &opened.authority.statement_key;
+        let later = self.revocations.as_ref().filter(|list| list.revision > known);
+        let parsed = later.and_then(|list| Unverified::<Revocations>::parse(list.bytes()).ok());
+        if let Some(list) = parsed.filter(|list| list.clone().verify(key).is_ok()) {
+            let update = Update {
+                revocations: Some(list),
+                ..Update::default()
+            };
+            node.handle_update(update, at);
+        }
+        for (tag, epochs) in &self.epochs {
+            node.handle_epochs(*tag, epochs.clone(), at);
         }
     }
 }
@@ -557,18 +561,23 @@ impl Machine {
         let last = UnixTime(bundle.claimed_not_after().0.saturating_sub(1));
         let opened = bundle.open(&keys, None, time.unwrap_or(last).min(last), floor).ok()?;
         let config = self.disk.config(&opened, &keys, time);
-        let node = Node::new(config, entropy(seed), at);
+        let mut node = Node::new(config, entropy(seed), at);
+        self.disk.tell_later(&opened, &mut node, at);
+        let mark = if self.disk.mark.0 == key { self.disk.mark.1 } else { 0 };
         let mut running = Running {
             node,
             door: None,
             keys,
             enrolment: identity.enrolment,
-            follower: Follower::new(&opened, now),
+            follower: Follower::new(&opened, mark, now),
             carried: Vec::new(),
             given: 0,
             sealed: 0,
             forked: false,
         };
+        if self.disk.renew {
+            running.follower.wants = Some(now);
+        }
         let out = running.drain(Output::default());
         self.daemon = Some(Daemon::Running(Box::new(running)));
         Some(out)

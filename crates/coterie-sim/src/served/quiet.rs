@@ -53,11 +53,6 @@ impl World {
             machine.cut = false;
             machine.hostile = None;
         }
-        // Its clock is right again when the time that it was ahead has gone by.
-        let ahead = Duration::from_secs(self.server.offset.max(0).unsigned_abs());
-        self.server.offset = 0;
-        self.hurry();
-        self.run(ahead);
         self.hurry();
         self.run(CATCH_UP);
     }

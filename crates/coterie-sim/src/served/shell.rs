@@ -406,17 +406,18 @@ impl World {
                     Some(_) | None => {}
                 }
                 update.views.iter().for_each(|piece| m.disk.keep_view(piece));
-                let missing = update
-                    .manifests
-                    .iter()
-                    .any(|manifest| !running.follower.holds(manifest.tag, manifest.epoch));
                 let out = running.learn(*update, at);
                 if let Some(head) = head {
                     m.disk.keep_head(&head, (at, boots));
                 }
-                if missing {
-                    self.count("manifests without a key", 1);
-                }
+                self.carry_out(machine, out);
+            }
+            Effect::Epochs(tag, epochs) => {
+                let missing = epochs.iter().any(|epoch| !running.follower.holds(tag, epoch.epoch));
+                m.disk.epochs.insert(tag, epochs.clone());
+                running.node.handle_epochs(tag, epochs, at);
+                let out = running.drain(crate::host::Output::default());
+                self.count("epochs without a key", u64::from(missing));
                 self.carry_out(machine, out);
             }
             Effect::Knocks(knocks) => {
@@ -438,8 +439,10 @@ impl World {
             }
             Effect::Nothing => {
                 let mark = running.follower.mark;
+                m.disk.renew |= running.follower.wants.is_some();
                 if mark != before {
                     m.marks.push((mark, now));
+                    m.disk.mark = (*running.node.static_key(), mark);
                 }
                 if mark < before && self.set_back.is_none() {
                     let what = format!("{} was told revision {mark} after {before}", m.label);
@@ -474,8 +477,8 @@ impl World {
         if asked.overtaken {
             // Something changed while it was under way: the next one knows that.
             running.follower.want(now, rng);
-            return self.note(machine, "its new bundle was overtaken by news");
         }
+        m.disk.renew = asked.overtaken;
         let key = *running.node.static_key();
         let floor = m.disk.journals.get(&key).map_or(0, |journal| journal.serial);
         let opened = Bundle::parse(text.as_bytes())
@@ -500,8 +503,6 @@ impl World {
     fn put_in_force(&mut self, machine: usize, opened: &Opened, keys: Keys, at: coterie_model::Instant) {
         let seed = self.rng.next();
         let m = &mut self.machines[machine];
-        let boots = m.boots;
-        let known = m.disk.known();
         m.disk.keep_directory(opened);
         let Some(Daemon::Running(running)) = &mut m.daemon else {
             return;
@@ -511,12 +512,7 @@ impl World {
         running.follower.note(opened);
         running.keys = keys;
         if same {
-            let update = follower::update(opened, known, false);
-            let taken = update.head.is_some();
-            let out = running.learn(update, at);
-            if let Some(head) = opened.head.as_ref().filter(|_| taken) {
-                m.disk.keep_head(head, (at, boots));
-            }
+            let out = running.learn(follower::renewal(opened), at);
             self.carry_out(machine, out);
             return;
         }
@@ -535,9 +531,11 @@ impl World {
         let time = running.node.time(at);
         let config = m.disk.config(opened, &running.keys, Some(time));
         running.node = coterie_proto::Node::new(config, entropy(seed), at);
+        m.disk.tell_later(opened, &mut running.node, at);
         (running.given, running.sealed) = (0, 0);
-        // Its views are those that were kept: it is told everything anew.
+        // It is told everything anew.
         running.follower.mark = 0;
+        m.disk.mark.1 = 0;
         running.follower.lose(self.now, &mut self.rng);
         let out = running.drain(crate::host::Output::default());
         self.carry_out(machine, out);
@@ -717,6 +715,10 @@ impl World {
         let key = *keys.static_key().public();
         let journal = m.disk.journals.entry(key).or_default();
         journal.serial = opened.serial;
+        // What was told before was told to another one.
+        m.disk.views.clear();
+        m.disk.epochs.clear();
+        (m.disk.mark, m.disk.renew) = ((key, 0), false);
         m.disk.identity = Some(Identity {
             bundle,
             keys: keys.to_text().to_string(),
