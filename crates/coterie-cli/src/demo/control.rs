@@ -198,6 +198,10 @@ fn back(world: &World, flowing: Vec<Stream>) -> anyhow::Result<String> {
         "the server says {connected} of {}",
         names.len()
     );
+    for machine in &world.machines {
+        let alarms = machine.status()?.alarms;
+        ensure!(alarms.is_empty(), "{} raises alarms: {alarms:?}", machine.name());
+    }
     let applied = world
         .site
         .audit()?
@@ -207,7 +211,7 @@ fn back(world: &World, flowing: Vec<Stream>) -> anyhow::Result<String> {
     let (sent, gap) = lossless(flowing)?;
     Ok(format!(
         "ready after {} with all {} members and {applied} changes of the file in its log; {connected} of {} follow it again after \
-         {}; of {sent} datagrams and their answers since before its end 0 lost, the longest pause {}",
+         {}, without an alarm; of {sent} datagrams and their answers since before its end 0 lost, the longest pause {}",
         ms(ready),
         members.len(),
         names.len(),
