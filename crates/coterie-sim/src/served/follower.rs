@@ -22,6 +22,8 @@ pub const SILENCE: Duration = Duration::from_secs(6);
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Longest wait for a bundle before it is asked for again.
 const BUNDLE: Duration = Duration::from_secs(5);
+/// How long it waits at least before it asks again on its own account.
+const REST: Duration = Duration::from_secs(15);
 /// Longest random wait before a bundle is asked for because the server said so.
 const SPREAD: Duration = Duration::from_secs(2);
 
@@ -97,6 +99,8 @@ pub struct Follower {
     pub fixed: Fixed,
     /// Half of the lease, in protocol time, is over then.
     half: UnixTime,
+    /// It does not ask on its own account before: a clock that is behind gives bundles that are old when they come.
+    rests: Moment,
     verifying: VerifyingKey,
     held: BTreeSet<(CommunityTag, Epoch)>,
 }
@@ -133,6 +137,7 @@ impl Follower {
             asked: None,
             fixed: Fixed::of(&opened.template),
             half: UnixTime(0),
+            rests: now,
             verifying: opened.authority.statement_key,
             held: BTreeSet::new(),
         };
@@ -212,7 +217,8 @@ impl Follower {
             self.asked = None;
             self.wants = Some(now);
         }
-        if time >= self.half && self.wants.is_none() && self.asked.is_none() {
+        if time >= self.half && self.rests <= now && self.wants.is_none() && self.asked.is_none() {
+            self.rests = now + REST;
             self.want(now, rng);
         }
         self.asked.is_none() && self.flows_since().is_some() && self.wants.is_some_and(|at| at <= now)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use coterie_model::{CommunityTag, Name};
+use coterie_proto::node::PeerStatus;
 
 use super::{World, machine::Power};
 use crate::{
@@ -186,10 +187,20 @@ impl World {
             // Two who are both refused may not have been told of each other.
             (Some(_), 2) => Verdict::Unclear,
             (Some(_), 1) if self.knows_refusal(a, b) => Verdict::MustNot,
-            (Some(shared), 0) if shared.ended.is_none() => Verdict::Must,
+            (Some(shared), 0) if shared.ended.is_none() && self.lasts(a) && self.lasts(b) => Verdict::Must,
             // Sessions may live on, or a statement that has not ended be shown.
             (Some(_), _) => Verdict::Unclear,
         }
+    }
+
+    /// Whether a machine believes that it is a member for some time: one whose clock leapt may be ahead of the server that is away.
+    fn lasts(&self, machine: usize) -> bool {
+        let at = self.local(machine);
+        let status = self.machines[machine].running().map(|running| running.node.status(at));
+        status.is_some_and(|status| {
+            let soon = status.time.plus(2 * PATIENCE);
+            self.server.live.is_some() || status.communities.iter().all(|community| community.not_after > soon)
+        })
     }
 
     /// Whether the one of the two that is not refused was told of the other.
@@ -263,7 +274,10 @@ impl World {
             let mut keys = self.truth.keys_of(name);
             !shared.contains_key(name) && keys.any(|key| self.truth.ends(key).is_some_and(|end| end > status.time))
         };
-        let known = status.peers.iter().map(|peer| &peer.name);
+        // Of whom it has nothing in common with, it may know that there is such a one.
+        let strange = |address: std::net::IpAddr| running.node.explain(address, at).candidates.is_empty();
+        let in_common = |peer: &&PeerStatus| !peer.addresses.iter().all(|prefix| strange(prefix.addr()));
+        let known = status.peers.iter().filter(in_common).map(|peer| &peer.name);
         let known: BTreeSet<&Name> = known.filter(|name| !lingers(name)).collect();
         let wanted: BTreeSet<&Name> = shared.keys().copied().collect();
         if known != wanted {
