@@ -33,7 +33,7 @@ fn main() {
         .build()
         .expect("a runtime");
     let report = runtime.block_on(run(settings));
-    println!("{report}");
+    std::io::Write::write_all(&mut std::io::stdout(), format!("{report}\n").as_bytes()).expect("somebody reads it");
 }
 
 fn settings() -> Settings {
@@ -128,9 +128,9 @@ async fn run(settings: Settings) -> serde_json::Value {
         cut.expect("it is done");
     }
     delays.sort_unstable();
-    let at = |share: f64| {
-        let place = (delays.len().saturating_sub(1)) as f64 * share;
-        delays.get(place as usize).map_or(0.0, |d| d.as_secs_f64() * 1000.0)
+    let at = |percent: usize| {
+        let place = delays.len().saturating_sub(1) * percent / 100;
+        delays.get(place).map_or(0.0, |d| d.as_secs_f64() * 1000.0)
     };
     serde_json::json!({
         "streams": settings.streams,
@@ -142,7 +142,7 @@ async fn run(settings: Settings) -> serde_json::Value {
         "cpu_idle_percent": cpu,
         "changes": settings.changes,
         "heard": delays.len(),
-        "delay_ms": { "p50": at(0.5), "p99": at(0.99), "max": at(1.0) },
+        "delay_ms": { "p50": at(50), "p99": at(99), "max": at(100) },
     })
 }
 

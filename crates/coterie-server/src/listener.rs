@@ -4,19 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::{Extension, Router};
+use axum::Router;
 use coterie_control::bundle::subject_of;
 use coterie_crypto::sign::VerifyingKey;
 use coterie_model::Name;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor};
+use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor, server::TlsStream};
+use tower::ServiceExt as _;
 
 use crate::{keeper::Keeper, registry::Server};
 
@@ -97,7 +97,7 @@ impl Listener {
         let shaken = tokio::time::timeout(HANDSHAKE, self.shake_hands(stream, address)).await;
         drop(shaking);
         match shaken {
-            Ok(Ok((tls, router))) => self.http(tls, router).await,
+            Ok(Ok((tls, router, node))) => self.http(tls, router, node).await,
             Ok(Err(error)) => tracing::debug!(%error, %address, "no handshake"),
             Err(_late) => tracing::debug!(%address, "the handshake took too long"),
         }
@@ -107,13 +107,13 @@ impl Listener {
         &self,
         stream: TcpStream,
         address: SocketAddr,
-    ) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Router)> {
+    ) -> std::io::Result<(TlsStream<TcpStream>, Router, Option<Node>)> {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let name = start.client_hello().server_name().map(str::to_owned);
         let enclave = name.as_deref().and_then(coterie_api::v1::enclave_of_server_name);
         let Some(enclave) = enclave else {
             let tls = start.into_stream(Arc::clone(&self.people_tls)).await?;
-            return Ok((tls, self.people.clone()));
+            return Ok((tls, self.people.clone(), None));
         };
         // To who names an enclave that is not here, nobody is.
         let keeper = self.server.keeper_of(enclave).ok_or(std::io::ErrorKind::NotFound)?;
@@ -128,10 +128,10 @@ impl Listener {
             address,
             certified,
         };
-        Ok((tls, self.nodes.clone().layer(Extension(node))))
+        Ok((tls, self.nodes.clone(), Some(node)))
     }
 
-    async fn http(&self, tls: tokio_rustls::server::TlsStream<TcpStream>, router: Router) {
+    async fn http(&self, tls: TlsStream<TcpStream>, router: Router, node: Option<Node>) {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -146,7 +146,13 @@ impl Listener {
             .max_send_buf_size(64 * 1024)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
-        let service = TowerToHyperService::new(router);
+        // The routes are shared by all connections: each request is told whose it is.
+        let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            if let Some(node) = &node {
+                request.extensions_mut().insert(node.clone());
+            }
+            router.clone().oneshot(request)
+        });
         let connection = builder.serve_connection(TokioIo::new(tls), service);
         tokio::pin!(connection);
         let mut stopping = self.server.stopping.clone();

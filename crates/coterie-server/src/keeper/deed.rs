@@ -75,12 +75,12 @@ pub(crate) enum Outcome {
     Reply(Vec<u8>),
     /// A bundle.
     Bundle(String),
-    /// What a new file changed, under which revision.
-    Applied(Box<Changes>, Revision),
+    /// What a new file changed.
+    Applied(Box<Changes>),
     /// Members that were ended or revoked.
     Gone(Vec<Name>, Revision),
     /// A community's new epoch, and when it activates.
-    Rolled(u64, UnixTime, Revision),
+    Rolled(u64, UnixTime),
     /// A token, as text.
     Token(TokenId, Zeroizing<String>),
 }
@@ -90,10 +90,8 @@ impl Outcome {
     pub(super) fn at(self, revision: Revision) -> Self {
         match self {
             Self::Done(_) => Self::Done(revision),
-            Self::Applied(changes, _) => Self::Applied(changes, revision),
             Self::Gone(names, _) => Self::Gone(names, revision),
-            Self::Rolled(epoch, activates, _) => Self::Rolled(epoch, activates, revision),
-            other @ (Self::Reply(_) | Self::Bundle(_) | Self::Token(..)) => other,
+            other @ (Self::Reply(_) | Self::Bundle(_) | Self::Token(..) | Self::Applied(_) | Self::Rolled(..)) => other,
         }
     }
 }

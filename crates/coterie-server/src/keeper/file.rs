@@ -28,7 +28,7 @@ impl State {
             .map(|(name, e)| (name.clone(), e.member))
             .collect();
         if text == self.enclave.text() {
-            return Ok(Outcome::Applied(Box::default(), 0));
+            return Ok(Outcome::Applied(Box::default()));
         }
         let changes = self.enclave.update(text, hand.now, &mut SystemEntropy)?;
         for (name, member) in &before {
@@ -56,6 +56,6 @@ impl State {
         });
         hand.audit(self.tenant, ("enclave.apply", self.enclave.name().as_str()), detail)
             .await?;
-        Ok(Outcome::Applied(Box::new(changes), 0))
+        Ok(Outcome::Applied(Box::new(changes)))
     }
 }

@@ -139,7 +139,7 @@ impl State {
             detail,
         )
         .await?;
-        Ok(Outcome::Rolled(rolled.epoch, rolled.activates, 0))
+        Ok(Outcome::Rolled(rolled.epoch, rolled.activates))
     }
 
     pub(super) async fn rotate_root(&mut self, hand: &mut Hand<'_>) -> Result<Outcome, Failed> {

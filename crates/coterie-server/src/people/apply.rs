@@ -140,7 +140,7 @@ impl Asking<'_> {
                 expected: Some(version),
             };
             match self.call.act(keeper, act).await {
-                Ok(Outcome::Applied(changes, _)) => plan.changes = *changes,
+                Ok(Outcome::Applied(changes)) => plan.changes = *changes,
                 Ok(_) => return Err(Refusal::Gone),
                 Err(Refusal::Changed) if !self.condition.has_versions() => return Ok((file, None)),
                 Err(refusal) => return Err(refusal),

@@ -38,7 +38,7 @@ pub(super) async fn rotate_key(call: Call, ask::Json(wanted): ask::Json<RollRequ
             RollKind::Removal => true,
         },
     };
-    let Outcome::Rolled(epoch, activates, _) = call.act(&keeper, act).await? else {
+    let Outcome::Rolled(epoch, activates) = call.act(&keeper, act).await? else {
         return Err(Refusal::Gone.into());
     };
     let answer = RolledKey {

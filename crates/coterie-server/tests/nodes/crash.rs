@@ -4,6 +4,12 @@
 //! kills itself at the n-th. The scenario below is run with n = 1, 2, 3 … until it comes to its end unharmed.
 //! `COTERIE_CRASH_STRIDE` says how many points are passed over between two that are tried (CI tries a few, `1` tries each).
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and one that tries many things says how many"
+)]
+
 use std::collections::BTreeSet;
 use std::process::Command;
 

@@ -59,7 +59,10 @@ async fn a_new_root_is_found_by_who_knows_the_old_one() {
     })
     .await
     .expect("who knows the new root comes in");
-    assert!(Machine::new("web-3", &before).enrol(&before).await.is_some(), "who knows the old root comes in");
+    assert!(
+        Machine::new("web-3", &before).enrol(&before).await.is_some(),
+        "who knows the old root comes in"
+    );
     member.renew().await.unwrap();
     let _stream = member.follow(0).await.unwrap();
 }

@@ -1,5 +1,11 @@
 //! Revoked and isolated: how fast everybody has dropped the member. `COTERIE_MACHINES` says how many machines there are.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and one that measures says what"
+)]
+
 use std::time::{Duration, Instant};
 
 use coterie_api::v1;

@@ -1,5 +1,10 @@
 //! From a token to the first packet, with the real server.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and one that measures says what"
+)]
+
 use std::time::{Duration, Instant};
 
 use coterie_lab::{wait_for, within_namespaces};

@@ -1,5 +1,10 @@
 //! A configuration server and machines in the lab, all of them the programs as they are shipped.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails, and one that measures says what"
+)]
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
