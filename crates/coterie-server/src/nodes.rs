@@ -210,10 +210,10 @@ async fn bundle(Extension(node): Extension<Node>, body: Bytes) -> Answer {
         actor: format!("node {name}"),
         act: Act::Renew(Box::new(request)),
     };
-    match node.keeper.act(deed).await? {
-        Outcome::Bundle(text) => Ok(text.into_response()),
-        _ => Err(Refusal::Gone),
-    }
+    let Outcome::Bundle(text) = node.keeper.act(deed).await? else {
+        return Err(Refusal::Gone);
+    };
+    Ok(text.into_response())
 }
 
 async fn ack(Extension(node): Extension<Node>, Json(ack): Json<v1::Ack>) -> Answer {

@@ -179,6 +179,10 @@ impl IntoResponse for Refusal {
 }
 
 impl From<IssueError> for Refusal {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "whatever else an issuer says is for people to read"
+    )]
     fn from(error: IssueError) -> Self {
         match error {
             IssueError::File(diagnostics) => Self::File(diagnostics.iter().map(fault).collect()),
@@ -191,6 +195,10 @@ impl From<IssueError> for Refusal {
 }
 
 impl From<StoreError> for Refusal {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "whatever else the store says is about the store"
+    )]
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { what } => Self::NotFound(what),

@@ -134,7 +134,7 @@ impl State {
         match &deed.act {
             Act::Enrol(applicant) => self.enrol(applicant, &mut hand).await,
             Act::RefuseEntrance(entrance, reason) => self.note_refusal(entrance, reason, &mut hand).await,
-            Act::Renew(request) => self.renew(request, &mut hand).await,
+            Act::Renew(request) => self.renew(request, &hand),
             Act::Admit(request) => self.admit(request, &mut hand).await,
             Act::Apply { text, expected } => self.apply(text, *expected, &mut hand).await,
             Act::Isolate(name) => self.isolate(name, &mut hand).await,

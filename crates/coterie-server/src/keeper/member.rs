@@ -17,15 +17,16 @@ use crate::{entropy::SystemEntropy, refusal::Refusal, tasks};
 const AHEAD: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 
 impl State {
-    pub(super) async fn renew(&mut self, request: &Request, hand: &mut Hand<'_>) -> Result<Outcome, Failed> {
+    pub(super) fn renew(&mut self, request: &Request, hand: &Hand<'_>) -> Result<Outcome, Failed> {
         let renewed = self.enclave.renew(request, hand.now, &mut SystemEntropy);
         // Nothing of it was taken over where the member is none, or isolated.
-        let bundle = renewed.map_err(|error| match error {
-            IssueError::NotEnrolled(_) | IssueError::Isolated(_) | IssueError::OtherIdentity(_) => {
-                Failed::Clean(error.into())
-            }
-            error => error.into(),
-        })?;
+        let is_clean = |error: &IssueError| {
+            matches!(
+                error,
+                IssueError::NotEnrolled(_) | IssueError::Isolated(_) | IssueError::OtherIdentity(_)
+            )
+        };
+        let bundle = renewed.map_err(|error| Failed::of(error, is_clean))?;
         Ok(Outcome::Bundle(bundle))
     }
 
@@ -127,10 +128,9 @@ impl State {
             Roll::Scheduled { activates_in }
         };
         let rolled = self.enclave.roll(community, kind, hand.now, &mut SystemEntropy);
-        let rolled = rolled.map_err(|error| match error {
-            IssueError::NextPending { .. } | IssueError::TooManyEpochs { .. } => Failed::Clean(error.into()),
-            error => error.into(),
-        })?;
+        let is_clean =
+            |error: &IssueError| matches!(error, IssueError::NextPending { .. } | IssueError::TooManyEpochs { .. });
+        let rolled = rolled.map_err(|error| Failed::of(error, is_clean))?;
         ask_roll(hand.w, &self.enclave, community, hand.now).await?;
         let detail = json!({ "epoch": rolled.epoch, "activates": rolled.activates.0, "removal": removal });
         hand.audit(

@@ -65,7 +65,22 @@ pub(super) enum Undone {
     Store(StoreError),
 }
 
+impl Failed {
+    /// What an issuer's error leaves behind.
+    pub(super) fn of(error: IssueError, is_clean: impl FnOnce(&IssueError) -> bool) -> Self {
+        if is_clean(&error) {
+            Self::Clean(error.into())
+        } else {
+            Self::Spoilt(error.into())
+        }
+    }
+}
+
 impl From<StoreError> for Failed {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "whatever else the store says is about the store"
+    )]
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { what } => Self::Clean(Refusal::NotFound(what)),
@@ -84,9 +99,10 @@ impl From<IssueError> for Failed {
 
 impl From<StoreError> for Undone {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Conflict { .. } => Self::Conflict,
-            error => Self::Store(error),
+        if matches!(error, StoreError::Conflict { .. }) {
+            Self::Conflict
+        } else {
+            Self::Store(error)
         }
     }
 }

@@ -16,11 +16,7 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::json;
 
 #[path = "../nodes/machine.rs"]
-#[expect(
-    dead_code,
-    clippy::wildcard_enum_match_arm,
-    reason = "the tests of nodes use more of it, and look for one kind of message among many"
-)]
+#[expect(dead_code, reason = "the tests of nodes use more of it")]
 mod machine;
 #[path = "../nodes/site.rs"]
 #[expect(dead_code, reason = "the tests of nodes use more of it")]

@@ -1,7 +1,6 @@
 //! Keys and roots change under load, and nobody notices.
 
 #![expect(
-    clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test that cannot go on fails, and one that measures says what"
 )]
