@@ -6,6 +6,8 @@ mod epoch;
 mod flood;
 mod python;
 mod restart;
+mod served;
+mod server;
 mod site;
 mod start;
 mod traffic;
