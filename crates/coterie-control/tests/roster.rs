@@ -617,6 +617,56 @@ fn a_store_that_writes_what_changed_has_everything() {
 }
 
 #[test]
+fn after_a_backup_was_restored_what_is_given_out_is_newer_than_all_that_was() {
+    let mut site = Site::new();
+    site.enclave.serve(NOW).unwrap();
+    site.apply("web", "web-7", 7).unwrap();
+    site.apply("db", "db-1", 1).unwrap();
+    site.open("web-7", 7);
+    site.store();
+    let backup = site.stored.clone();
+    for round in 0..5 {
+        site.enclave
+            .roll(&name("web"), Roll::Removal, NOW, &mut site.entropy)
+            .unwrap();
+        site.enclave.isolate(&name("db-1"), NOW).unwrap();
+        site.enclave.release(&name("db-1"), NOW).unwrap();
+        site.open("web-7", 7);
+        // A name that comes and goes raises the serials of those who come after it.
+        site.apply("web", "web-8", 80 + round).unwrap();
+        site.enclave.end(&name("web-8"), NOW).unwrap();
+    }
+    let last = site.open("web-7", 7);
+    let epoch = |opened: &Opened| opened.keys.iter().map(|key| key.epoch).max().unwrap();
+
+    let records = backup
+        .into_iter()
+        .map(|((kind, key), value)| (Part::of(&kind, &key).unwrap(), value.into()));
+    site.enclave = Enclave::from_records(records).unwrap();
+    let later = NOW.plus(Duration::from_secs(3));
+    site.enclave.recover(later, &mut site.entropy).unwrap();
+    site.store();
+    let next = site.open("web-7", 7);
+    assert!(next.serial > last.serial && epoch(&next) > epoch(&last));
+    assert!(next.statements[0].serial > last.statements[0].serial);
+    let revision = |opened: &Opened| opened.revocations.as_ref().unwrap().revision;
+    assert!(revision(&next) > revision(&last));
+    let others: Vec<_> = next.directory.iter().flat_map(|entry| &entry.statements).collect();
+    let known: Vec<_> = last.directory.iter().flat_map(|entry| &entry.statements).collect();
+    assert!(others[0].serial > known[0].serial, "of others too");
+    // What was handed out before opens nothing after the grace of a removal.
+    let grace = later.plus(coterie_control::issue::REMOVAL_GRACE);
+    let web = name("web");
+    let live = site.enclave.live_manifests(&web, grace);
+    assert_eq!(
+        live.iter().map(|manifest| manifest.epoch).collect::<Vec<_>>(),
+        [epoch(&next)]
+    );
+    assert!(matches!(site.apply("web", "web-9", 9), Ok(Admission::New)));
+    assert!(site.open("web-9", 9).statements[0].serial > last.statements[0].serial);
+}
+
+#[test]
 fn serials_go_on_whoever_has_the_name_and_whence() {
     let mut site = Site::new();
     // From the file to a token.

@@ -172,6 +172,22 @@ impl Enclave {
         })
     }
 
+    /// Gives a community a key whose epoch is above `floor`, in the place of whatever anybody has.
+    pub(super) fn roll_above(
+        &mut self,
+        community: &Name,
+        floor: Epoch,
+        now: UnixTime,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(), IssueError> {
+        self.prune(community, now)?;
+        self.end_epochs(community, now.plus(REMOVAL_GRACE))?;
+        let record = self.community_mut(community)?;
+        record.epochs.drain(..record.epochs.len().saturating_sub(MAX_LIVE - 1));
+        let newest = record.epochs.last().map_or(0, |e| e.manifest.epoch);
+        self.begin_epoch(community, newest.max(floor) + 1, now, EpochKind::Removal, entropy)
+    }
+
     /// Drops epochs of a community that have retired.
     pub(super) fn prune(&mut self, community: &Name, now: UnixTime) -> Result<(), IssueError> {
         if self.community_mut(community)?.prune(now) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use coterie_crypto::{Entropy, dh::PublicKey};
 use coterie_model::{
-    CommunityTag, MemberId, Name, Prefix, Revocation, Revocations, Serial, Signed, Statement, UnixTime,
+    CommunityTag, MemberId, Name, Prefix, Revision, Revocation, Revocations, Serial, Signed, Statement, UnixTime,
     signed::MAX_REVOCATIONS,
 };
 
@@ -273,7 +273,18 @@ impl Enclave {
     }
 
     /// A new list, with the next revision.
-    pub(super) fn set_revocations(&mut self, mut entries: Vec<Revocation>, now: UnixTime) -> Result<(), IssueError> {
+    pub(super) fn set_revocations(&mut self, entries: Vec<Revocation>, now: UnixTime) -> Result<(), IssueError> {
+        let revision = self.revocations.as_ref().map_or(0, |list| list.revision) + 1;
+        self.set_revocations_at(revision, entries, now)
+    }
+
+    /// The same, with this revision.
+    pub(super) fn set_revocations_at(
+        &mut self,
+        revision: Revision,
+        mut entries: Vec<Revocation>,
+        now: UnixTime,
+    ) -> Result<(), IssueError> {
         entries.retain(|e| e.until > now);
         if entries.len() > MAX_REVOCATIONS {
             return Err(IssueError::TooManyRevocations(MAX_REVOCATIONS));
@@ -282,7 +293,7 @@ impl Enclave {
         let list = Revocations {
             era: self.authority.era,
             enclave: self.authority.enclave,
-            revision: self.revocations.as_ref().map_or(0, |list| list.revision) + 1,
+            revision,
             entries,
         };
         self.revocations = Some(Signed::sign(list, &self.statement_key));

@@ -16,6 +16,7 @@ mod look;
 mod member;
 mod plan;
 mod records;
+mod recover;
 mod roster;
 mod rotate;
 mod served;
