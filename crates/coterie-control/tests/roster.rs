@@ -262,7 +262,8 @@ fn bundles_say_where_the_server_is_and_tokens_where_the_doors_are() {
     site.store();
 
     assert_eq!(site.enclave.doors(), [], "none of a door template is enrolled");
-    site.apply("db", "db-1", 1).unwrap();
+    let by_hand = site.machine("db-1", 1).0;
+    site.enclave.admit(&by_hand, NOW, &mut site.entropy).unwrap();
     assert_eq!(site.enclave.doors(), [], "the file's member has no endpoint");
     site.apply("db", "db-2", 2).unwrap();
     let (door, key) = (name("db-2"), *site.keys[&2].static_key().public());
@@ -307,8 +308,7 @@ fn a_machine_that_was_made_anew_takes_its_name_over() {
                 .endpoints
                 .clone()
         };
-        let is_now: &[SocketAddr] = &["192.0.2.8:4747".parse().unwrap()];
-        assert_eq!(endpoints(member), if template == "web" { is_now } else { &[] });
+        assert_eq!(endpoints(member), ["192.0.2.8:4747".parse().unwrap()]);
 
         site.enclave.isolate(&name(member), NOW).unwrap();
         let taken = site.apply_as(template, member, 9, true);
@@ -734,4 +734,41 @@ fn draw(entropy: &mut dyn coterie_crypto::Entropy) -> coterie_model::MemberId {
     let mut member = coterie_model::MemberId::default();
     entropy.fill(&mut member.0);
     member
+}
+
+#[test]
+fn a_member_that_the_file_names_without_endpoints_is_where_it_applied_from() {
+    let endpoints = |site: &Site, member: &str| {
+        let found = site.enclave.members().find(|(n, _)| n.as_str() == member);
+        let all = found.unwrap().1.endpoints.iter();
+        all.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let mut site = Site::new();
+    site.apply("web", "web-7", 7).unwrap();
+    assert_eq!(site.apply("db", "db-1", 1), Ok(Admission::New));
+    assert_eq!(endpoints(&site, "db-1"), ["192.0.2.1:4747"]);
+    assert_eq!(site.open("web-7", 7).directory[0].endpoints.len(), 1, "others are told");
+    site.store();
+    site.enclave = site.reloaded();
+    assert_eq!(endpoints(&site, "db-1"), ["192.0.2.1:4747"]);
+    // What the file says wins, and what was seen is there when it says nothing again.
+    let says = FILE.replace("[member.db-1]", "[member.db-1]\nendpoints = [\"198.51.100.9:4747\"]");
+    site.enclave.update(&says, NOW, &mut site.entropy).unwrap();
+    assert_eq!(endpoints(&site, "db-1"), ["198.51.100.9:4747"]);
+    assert_eq!(site.apply_as("db", "db-1", 2, true), Ok(Admission::Replaced));
+    assert_eq!(endpoints(&site, "db-1"), ["198.51.100.9:4747"]);
+    site.enclave.update(FILE, NOW, &mut site.entropy).unwrap();
+    assert_eq!(endpoints(&site, "db-1"), ["192.0.2.2:4747"]);
+    // A name that the file takes over keeps its machine's.
+    let takes = format!("{FILE}[member.web-7]\ntemplate = \"web\"\n");
+    site.enclave.update(&takes, NOW, &mut site.entropy).unwrap();
+    assert_eq!(endpoints(&site, "web-7"), ["192.0.2.7:4747"]);
+    site.enclave.touch_all();
+    site.store();
+    // Nothing is known of where a machine is that was enrolled by hand, or is none.
+    let by_hand = site.machine("db-1", 3).0;
+    site.enclave.admit(&by_hand, NOW, &mut site.entropy).unwrap();
+    assert!(endpoints(&site, "db-1").is_empty());
+    site.enclave.end(&name("web-7"), NOW).unwrap();
+    assert!(endpoints(&site, "web-7").is_empty());
 }

@@ -141,6 +141,8 @@ struct EnrolmentState {
     #[serde(default, skip_serializing_if = "is_false")]
     isolated: bool,
     ends: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    applied_from: Vec<SocketAddr>,
 }
 
 impl Enclave {
@@ -322,6 +324,7 @@ impl MemberState {
             statements: e.statements.values().map(|s| STANDARD.encode(s.bytes())).collect(),
             isolated: e.isolated,
             ends: e.ends.0,
+            applied_from: e.applied_from.clone(),
         });
         let provisioned = record.provisioned.as_ref().map(|p| ProvisionedState {
             template: p.template.clone(),
@@ -428,6 +431,7 @@ pub(super) fn read_member(name: &Name, state: MemberState, key: &VerifyingKey) -
             statements: statements.into_iter().map(|s| (s.tag, s)).collect(),
             isolated: e.isolated,
             ends: UnixTime(e.ends),
+            applied_from: e.applied_from,
         })
     });
     Ok(MemberRecord {

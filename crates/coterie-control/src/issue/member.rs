@@ -1,5 +1,6 @@
 //! Members: who is enrolled with which keys, and who is refused.
 
+use core::net::SocketAddr;
 use std::collections::BTreeMap;
 
 use coterie_crypto::{Entropy, dh::PublicKey};
@@ -36,6 +37,8 @@ pub(super) struct Enrolment {
     pub(super) isolated: bool,
     /// When the last of its statements ends, those included that were replaced.
     pub(super) ends: UnixTime,
+    /// Where its machine was when it applied with a token: its endpoints, where the file names it and says none.
+    pub(super) applied_from: Vec<SocketAddr>,
 }
 
 /// What a request did.
@@ -104,8 +107,10 @@ impl Enclave {
                 statements: BTreeMap::new(),
                 isolated: false,
                 ends: now,
+                applied_from: Vec::new(),
             };
             self.record(name).enrolment = Some(enrolment);
+            self.place(name);
             self.touch_member(name);
         }
         self.renew_statements(name, now, self.long_enough(now))?;

@@ -37,7 +37,7 @@ impl Roster {
     pub(super) fn of(file: &EnclaveFile, records: &BTreeMap<Name, MemberRecord>) -> Self {
         let mut this = Self::default();
         for (name, member) in &file.members {
-            this.add(name, member.clone());
+            this.add(name, named(member, records.get(name)));
         }
         for (name, record) in records {
             let Some(provisioned) = &record.provisioned else {
@@ -93,6 +93,17 @@ impl Roster {
             }
         }
     }
+}
+
+/// A member of the file: where that says no endpoints, its machine is where it applied from.
+fn named(member: &Member, record: Option<&MemberRecord>) -> Member {
+    let mut member = member.clone();
+    if member.endpoints.is_empty()
+        && let Some(enrolment) = record.and_then(|record| record.enrolment.as_ref())
+    {
+        member.endpoints.clone_from(&enrolment.applied_from);
+    }
+    member
 }
 
 impl Provisioned {
@@ -154,9 +165,12 @@ impl Enclave {
                 if other.isolated {
                     return Err(IssueError::Isolated(name.clone()));
                 }
+            }
+            let admission = self.admit_as(member, request, now)?;
+            if admission != Admission::Known {
                 self.move_to(name, endpoints);
             }
-            return self.admit_as(member, request, now);
+            return Ok(admission);
         }
         // What another machine's statement still names is not given to somebody else.
         let rests = |address| {
@@ -182,14 +196,26 @@ impl Enclave {
         Ok(admission)
     }
 
-    /// A member that a token made is somewhere else.
+    /// A member whose machine applied with a token is where that was.
     fn move_to(&mut self, name: &Name, endpoints: Vec<SocketAddr>) {
-        let record = self.members.get_mut(name);
-        if let Some(provisioned) = record.and_then(|record| record.provisioned.as_mut()) {
+        let Some(record) = self.members.get_mut(name) else {
+            return;
+        };
+        if let Some(provisioned) = &mut record.provisioned {
             provisioned.endpoints.clone_from(&endpoints);
             if let Some(member) = self.roster.members.get_mut(name) {
                 member.endpoints = endpoints;
             }
+        } else if let Some(enrolment) = &mut record.enrolment {
+            enrolment.applied_from = endpoints;
+            self.place(name);
+        }
+    }
+
+    /// A member of the file is where its file and its enrolment say.
+    pub(super) fn place(&mut self, name: &Name) {
+        if let (Some(member), Some(seat)) = (self.file.members.get(name), self.roster.members.get_mut(name)) {
+            seat.endpoints = named(member, self.members.get(name)).endpoints;
         }
     }
 
@@ -255,7 +281,7 @@ impl Enclave {
         self.touch(Part::Enclave);
     }
 
-    /// Names that the file has now are the file's, with its addresses.
+    /// Names that the file has now are the file's, with its addresses, and its endpoints where it says some.
     pub(super) fn give_to_file(&mut self) {
         let taken: Vec<Name> = self
             .members
@@ -265,7 +291,10 @@ impl Enclave {
             .collect();
         for name in taken {
             self.rest_addresses(&name);
-            self.record(&name).provisioned = None;
+            let record = self.record(&name);
+            if let (Some(made), Some(enrolment)) = (record.provisioned.take(), &mut record.enrolment) {
+                enrolment.applied_from = made.endpoints;
+            }
             self.touch_member(&name);
         }
     }
@@ -300,6 +329,7 @@ impl Enclave {
             .get_mut(name)
             .ok_or_else(|| IssueError::NotEnrolled(name.clone()))?;
         record.enrolment = None;
+        self.place(name);
         self.touch_member(name);
         let Some(record) = self.members.get(name).filter(|record| record.provisioned.is_some()) else {
             return Ok(());

@@ -78,6 +78,13 @@ impl Enclave {
             let provisioned = record.provisioned.as_ref()?;
             Some((name, provisioned))
         });
+        for (name, record) in &self.members {
+            let enrolment = record.enrolment.as_ref();
+            if enrolment.is_some_and(|enrolment| enrolment.applied_from.len() > MAX_ENDPOINTS) {
+                let reason = format!("`{name}` has more endpoints than a member has");
+                return Err(damaged("member", reason));
+            }
+        }
         for (name, made) in made {
             if made.addresses.len() > MAX_ADDRESSES || made.endpoints.len() > MAX_ENDPOINTS {
                 let reason = format!("`{name}` has more addresses or endpoints than a member has");
