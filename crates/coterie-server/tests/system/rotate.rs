@@ -59,12 +59,12 @@ fn a_new_root_interrupts_nothing() {
         site.machine("web-1").ping("web-2");
         let before = site.token("web", "web-3");
         let flow = Flow::start(site.machine("web-1"), site.machine("web-2"), RATE);
+        let serials = ["web-1", "web-2"].map(|member| (member, site.member(member).serial));
         let rotated: v1::RootRotated =
             site.owner(async |owner| owner.post("/v1/enclaves/shop/root/rotate", &()).await.unwrap());
         assert_ne!(rotated.root_hash, rotated.previous_root_hash);
         // Everybody comes to have a bundle under the new root.
-        for member in ["web-1", "web-2"] {
-            let serial = site.member(member).serial;
+        for (member, serial) in serials {
             wait_for("a new bundle", Duration::from_secs(30), || {
                 (site.member(member).serial > serial).then_some(())
             })
