@@ -550,12 +550,37 @@ impl World {
         alive
     }
 
+    /// The newest backup takes the place of what there is.
     fn restore(&mut self) -> bool {
-        false
+        let Some((store, site)) = self.backups.last().cloned() else {
+            return false;
+        };
+        self.hang_up();
+        // Whoever restores sees that the clock is right: what is given out is told by the time.
+        let time = self.server.time(self.now).max(self.restored.plus(Duration::from_secs(1)));
+        self.restored = time;
+        (self.server.live, self.server.crash) = (None, None);
+        self.server.store = store;
+        self.server.store.restore(time);
+        self.site = site;
+        self.set_back = Some(self.now);
+        self.note_server("is restored from its backup");
+        self.start_server();
+        let recovered = self.deed(|enclave, _, entropy| enclave.recover(time, entropy));
+        if let Err(refused) = recovered {
+            let what = format!("a restored server does not go on: {refused:?}");
+            self.breach(Breach::new(Promise::Durable, what));
+        }
+        self.forget_lost_members();
+        true
     }
 
     fn rotate_root(&mut self) -> bool {
-        false
+        let rotated = self.deed(|enclave, now, entropy| enclave.rotate_root(now, entropy)).is_ok();
+        if rotated {
+            self.note_server("has a new root");
+        }
+        rotated
     }
 
     /// Somebody sends again what passed on the wire.

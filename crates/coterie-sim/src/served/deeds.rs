@@ -66,6 +66,20 @@ impl World {
         }
     }
 
+    /// The server does not know of members any more that came after its backup: what a token makes counts from there.
+    pub(super) fn forget_lost_members(&mut self) {
+        let Some(live) = &self.server.live else { return };
+        let keys: BTreeSet<PublicKey> = live
+            .enclave
+            .enrolled()
+            .filter_map(|(name, _)| live.enclave.static_key(name))
+            .copied()
+            .collect();
+        let used = self.server.store.book.tokens.values().flat_map(|row| row.used.keys());
+        let counted: BTreeSet<PublicKey> = used.copied().collect();
+        self.enrolled.retain(|key| keys.contains(key) || counted.contains(key));
+    }
+
     /// The machines of these members are gone, says somebody.
     pub(super) fn end(&mut self, names: &[Name]) -> Result<(), NotDone> {
         let time = self.server.time(self.now);

@@ -89,6 +89,8 @@ pub struct Disk {
     pub identity: Option<Identity>,
     /// By static key.
     pub journals: BTreeMap<PublicKey, Journal>,
+    /// The root that it believes.
+    pub root: Option<[u8; 32]>,
     /// The newest revocations.
     pub revocations: Option<Signed<Revocations>>,
     /// The newest head.
@@ -559,7 +561,7 @@ impl Machine {
         let floor = self.disk.journals.get(&key).map_or(0, |journal| journal.serial);
         // One whose lease is over starts all the same, closed, and asks for another.
         let last = UnixTime(bundle.claimed_not_after().0.saturating_sub(1));
-        let opened = bundle.open(&keys, None, time.unwrap_or(last).min(last), floor).ok()?;
+        let opened = bundle.open(&keys, self.disk.root, time.unwrap_or(last).min(last), floor).ok()?;
         let config = self.disk.config(&opened, &keys, time);
         let mut node = Node::new(config, entropy(seed), at);
         self.disk.tell_later(&opened, &mut node, at);

@@ -29,7 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use coterie_crypto::dh::PublicKey;
-use coterie_model::{CommunityTag, Instant, Name, Revision};
+use coterie_model::{CommunityTag, Instant, Name, Revision, UnixTime};
 use coterie_proto::{Event, Outcome};
 
 use crate::{
@@ -189,7 +189,9 @@ pub struct World {
     backups: Vec<(store::Store, Site)>,
     /// Alarms about rollback have a cause since then: the server's clock or its state was set back.
     set_back: Option<Moment>,
-    /// Revisions of the server that somebody saw.
+    /// When a backup was restored last, by the server's clock.
+    restored: UnixTime,
+    /// The revision of the server that was observed last.
     newest: Revision,
     spinning: (Moment, usize, u32),
     questions: u64,
@@ -242,6 +244,7 @@ impl World {
             captured: VecDeque::new(),
             backups: Vec::new(),
             set_back: None,
+            restored: UnixTime(0),
             newest: 0,
             spinning: (Moment::START, 0, 0),
             questions: 0,

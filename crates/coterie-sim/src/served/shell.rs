@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use coterie_control::{
-    bundle::{Bundle, Keys, Opened, Request},
+    bundle::{Bundle, Keys, Opened, Request, root_hash},
     enrol::{Application, Token, seal},
     file::Facts,
 };
@@ -482,7 +482,7 @@ impl World {
         let key = *running.node.static_key();
         let floor = m.disk.journals.get(&key).map_or(0, |journal| journal.serial);
         let opened = Bundle::parse(text.as_bytes())
-            .and_then(|bundle| bundle.open(&asked.keys, None, last_second(&bundle), floor));
+            .and_then(|bundle| bundle.open(&asked.keys, m.disk.root, last_second(&bundle), floor));
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -495,6 +495,7 @@ impl World {
             identity.keys = asked.keys.to_text().to_string();
         }
         m.disk.journals.entry(key).or_default().serial = opened.serial;
+        m.disk.root = Some(root_hash(&opened.root));
         self.note(machine, &format!("has bundle {}", opened.serial));
         self.put_in_force(machine, &opened, asked.keys, at);
     }
@@ -719,6 +720,7 @@ impl World {
         m.disk.views.clear();
         m.disk.epochs.clear();
         (m.disk.mark, m.disk.renew) = ((key, 0), false);
+        m.disk.root = Some(root_hash(&opened.root));
         m.disk.identity = Some(Identity {
             bundle,
             keys: keys.to_text().to_string(),

@@ -139,7 +139,7 @@ impl Store {
 
     /// This backup is restored: its log is of a history that goes on elsewhere.
     pub fn restore(&mut self, now: UnixTime) {
-        self.revision = now.0.saturating_mul(JUMP);
+        self.revision = now.0.saturating_mul(JUMP).max(self.revision + 1);
         self.floor = self.revision;
         self.log.clear();
         self.book.issued.clear();
