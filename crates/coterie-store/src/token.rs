@@ -107,7 +107,7 @@ pub enum TokenRefusal {
 /// A use of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenUseRecord {
-    /// The member that it made.
+    /// The member that it made: its newest enrolment ([`Write::renew_use`]).
     pub member: MemberId,
     /// The member's name.
     pub name: Name,
@@ -350,6 +350,29 @@ impl Write {
                 .bind(&enclave.0[..])
                 .bind(&id.0[..]);
         one(self.execute("revoking a token", query).await?, "token")
+    }
+
+    /// A member that came back is enrolled anew, and goes on as the one that its token made: what counted as a use goes on
+    /// counting once, and an ephemeral member stays one. False when no token made it, or it is gone for good.
+    ///
+    /// # Errors
+    /// When the database fails; [`StoreError::Exists`] when a token made the new enrolment.
+    pub async fn renew_use(
+        &mut self,
+        enclave: EnclaveId,
+        before: MemberId,
+        member: MemberId,
+    ) -> Result<bool, StoreError> {
+        let query = sqlx::query(
+            "UPDATE token_uses SET member_id = $1 WHERE enclave_id = $2 AND member_id = $3 AND ended IS NULL",
+        )
+        .bind(&member.0[..])
+        .bind(&enclave.0[..])
+        .bind(&before.0[..]);
+        let refused = |_unique: Constraint| StoreError::Exists {
+            what: "member that a token made",
+        };
+        Ok(self.execute_or("enrolling a member anew", query, refused).await? > 0)
     }
 
     /// Notes that a member is gone for good: it is not ephemeral any more, and its token can be removed. That the token made

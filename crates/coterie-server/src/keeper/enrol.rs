@@ -81,14 +81,20 @@ impl State {
             )
             .map_err(clean)?;
         if admission != Admission::Known {
+            let id = self.enclave.id();
             if let Some(before) = before {
+                if matches!(right, Right::Ticket(..)) {
+                    hand.w.renew_use(id, before, member).await?;
+                }
                 self.release_claims(before, hand).await?;
             }
             hand.w
-                .claim_static_key(self.enclave.id(), member, application.request.static_key())
+                .claim_static_key(id, member, application.request.static_key())
                 .await?;
-            if let Some(life) = token.time_to_live {
-                tasks::ask_expiry(hand.w, self.enclave.id(), member, hand.now.plus(life)).await?;
+            // Who comes back stays as long as the token says that it came with first.
+            let made_by = hand.w.read().token_of_member(id, member).await?;
+            if let Some(life) = made_by.and_then(|token| token.time_to_live) {
+                tasks::ask_expiry(hand.w, id, member, hand.now.plus(life)).await?;
             }
         }
         let bundle = self.enclave.issue(&name, hand.now, &mut SystemEntropy)?;

@@ -166,3 +166,38 @@ async fn a_ticket_is_good_once() {
             .any(|entry| entry.detail.to_string().contains("cloned"))
     );
 }
+
+/// A machine that comes back with a ticket is as ephemeral as it was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_member_that_came_back_ends_too() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let short_lived = v1::NewToken {
+        template: name("app"),
+        member: None,
+        uses: 1,
+        ttl_seconds: 600,
+        ephemeral_seconds: Some(3),
+        from: None,
+    };
+    let token = owner.token_of("shop", &short_lived).await;
+    let mut machine = Machine::new("app-1", &token);
+    let first = machine.enrol(&token).await.unwrap().member;
+    let mut rebooted = Machine::new("app-1", &token);
+    rebooted.ticket = machine.ticket;
+    let second = rebooted.enrol(&token).await.expect("it comes back").member;
+    assert_ne!(first, second, "as a new enrolment");
+    let again = rebooted.enrol(&token).await.expect("its reply was lost").member;
+    assert_eq!(second, again);
+
+    let lives = |members: Vec<v1::Member>| {
+        let member = members.into_iter().find(|member| member.name == name("app-1"));
+        member.map(|member| member.ephemeral_ttl)
+    };
+    assert_eq!(lives(owner.members().await), Some(Some(3)));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while lives(owner.members().await).is_some() {
+        assert!(std::time::Instant::now() < deadline, "it is a member still");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}

@@ -281,3 +281,38 @@ async fn a_member_is_made_once_and_a_token_is_of_one_enclave() {
     w.commit().await.unwrap();
     assert!(site.store.check().await.unwrap().findings.is_empty());
 }
+
+#[tokio::test]
+async fn who_comes_back_goes_on_as_the_member_that_its_token_made() {
+    let site = Site::new().await;
+    let id = site.enclave;
+    let template = name("web");
+    let new = NewToken {
+        time_to_live: Some(HOUR),
+        ..new_token(&template, 2)
+    };
+    let mut w = site.store.write().await.unwrap();
+    let ephemeral = token(&mut w, id, &new, 1).await;
+    for who in [1, 2] {
+        let used = uses(&mut w, ephemeral, member(who), "web-1").await;
+        assert!(matches!(used, TokenUse::Used(_)), "{used:?}");
+    }
+    assert!(w.renew_use(id, member(1), member(3)).await.unwrap());
+    assert_eq!(
+        w.read().ephemeral(id).await.unwrap(),
+        [(member(2), HOUR), (member(3), HOUR)]
+    );
+    let made_by = w.read().token_of_member(id, member(3)).await.unwrap().unwrap();
+    assert_eq!((made_by.id, made_by.uses_made), (ephemeral, 2), "it is no further use");
+    let error = w.renew_use(id, member(2), member(3)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Exists { .. }), "{error}");
+    // Who is gone, was another enclave's, or was made by no token, does not come back by it.
+    w.forget_use(id, member(2), NOW).await.unwrap();
+    for gone in [member(1), member(2), member(9)] {
+        assert!(!w.renew_use(id, gone, member(4)).await.unwrap());
+    }
+    let other = EnclaveId([9; 16]);
+    assert!(!w.renew_use(other, member(3), member(4)).await.unwrap());
+    w.commit().await.unwrap();
+    assert!(site.store.check().await.unwrap().findings.is_empty());
+}
