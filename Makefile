@@ -15,14 +15,15 @@ SHIPPED := target/$(HOST)/release
 PACKAGES := target/deb
 STATIC := env RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(HOST)
 
-# Where the Python peer's packages are; nothing is installed outside of target/.
+# Where the packages of the Python peer and of the linter of certificates are; nothing is installed outside of target/.
 PYTHON_PACKAGES := target/python
+PYTHON_REQUIREMENTS := tests/python_peer/requirements.txt tests/certificates/requirements.txt
 export COTERIE_PYTHON_PACKAGES := $(CURDIR)/$(PYTHON_PACKAGES)
 
 SEEDS ?= 20000
 MINUTES ?= 5
 
-.PHONY: help setup rust build static demo test test-rust test-doc test-python test-static test-guest deb test-deb python lint fmt deny advisories doc sim soak fuzz bench install clean
+.PHONY: help setup rust build static demo test test-rust test-doc test-python test-static test-guest deb test-deb python lint fmt deny advisories doc sim soak fuzz bench bench-server install clean
 
 help: ## this list
 	@echo "Coterie. In the order in which a newcomer needs it:"
@@ -78,15 +79,15 @@ test-python: python
 	    set -x; PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/python_peer/selftest.py; \
 	fi
 
-python: ## fetches what the Python peer stands on, into target/
+python: ## fetches what the Python peer and the test of certificates stand on, into target/
 	@if ! command -v python3 >/dev/null; then \
-	    echo "python3 is missing, so the test of the Python peer is skipped; \`make setup\` installs it"; \
-	elif ! cmp -s tests/python_peer/requirements.txt $(PYTHON_PACKAGES)/requirements.txt; then \
+	    echo "python3 is missing, so the tests of the Python peer and of certificates are skipped; \`make setup\` installs it"; \
+	elif ! cat $(PYTHON_REQUIREMENTS) | cmp -s - $(PYTHON_PACKAGES)/requirements.txt; then \
 	    set -x; rm -rf $(PYTHON_PACKAGES); \
 	    python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target $(PYTHON_PACKAGES) \
-	        -r tests/python_peer/requirements.txt \
-	        || { echo "the Python peer's packages cannot be had, so its test is skipped"; exit 0; }; \
-	    cp tests/python_peer/requirements.txt $(PYTHON_PACKAGES)/; \
+	        $(addprefix -r ,$(PYTHON_REQUIREMENTS)) \
+	        || { echo "the packages for Python cannot be had, so the tests of the Python peer and of certificates are skipped"; exit 0; }; \
+	    cat $(PYTHON_REQUIREMENTS) >$(PYTHON_PACKAGES)/requirements.txt; \
 	fi
 
 lint: rust ## formatting, clippy, and the rules of xtask
@@ -123,6 +124,10 @@ fuzz: rust ## feeds every decoder from its corpus and beyond, MINUTES (5) each; 
 
 bench: rust ## measures handshakes a second, on one core, each side by itself
 	$(LOCKED) cargo run --locked --release -p coterie-proto --example handshakes
+
+bench-server: rust ## measures the server as shipped: members that enrol, that follow, and the way of a change (some minutes)
+	$(LOCKED) cargo build --locked --release -p coterie-server -p coterie-node --bins --examples
+	$(LOCKED) bench/server.py --programs target/release
 
 clean: ## removes what was built
 	cargo clean
