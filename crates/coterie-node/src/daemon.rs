@@ -64,14 +64,39 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         "ready"
     );
     notify(&[NotifyState::Ready]);
-    attend(options, &mut driver, before)?;
+    let ending = attend(options, &mut driver, before)?;
     drop(driver);
     // Port and interface are free now. Who asks from here on is told that nobody is there, and not that nobody answers.
     if let Err(error) = std::fs::remove_file(&options.socket) {
         tracing::debug!(%error, "the control socket was gone already");
     }
-    tracing::info!("stopped");
-    Ok(())
+    match ending {
+        Ending::Stopped => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Ending::Again => begin_again(),
+    }
+}
+
+/// How the daemon ends.
+enum Ending {
+    /// For good.
+    Stopped,
+    /// To begin again as another member: the machine was forked, and something lets it in.
+    Again,
+}
+
+/// Begins again from nothing, in the same process: of what it knew nothing is left.
+fn begin_again() -> anyhow::Result<()> {
+    tracing::info!("this machine was forked or restored, and enrols anew");
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.args(std::env::args_os().skip(1));
+    // What the service manager passed at the first start is not there again.
+    for variable in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+        command.env_remove(variable);
+    }
+    Err(std::os::unix::process::CommandExt::exec(&mut command)).context("cannot begin again; start coteried anew")
 }
 
 /// Who the machine is, opened.
@@ -277,7 +302,7 @@ impl Inside {
     }
 }
 
-fn attend(options: &Options, driver: &mut Driver, mut before: Before) -> anyhow::Result<()> {
+fn attend(options: &Options, driver: &mut Driver, mut before: Before) -> anyhow::Result<Ending> {
     loop {
         match driver.run()? {
             Left::Reload(asker) => {
@@ -311,7 +336,12 @@ fn attend(options: &Options, driver: &mut Driver, mut before: Before) -> anyhow:
             },
             Left::Stop => {
                 notify(&[NotifyState::Stopping]);
-                return driver.shut_down();
+                driver.shut_down()?;
+                return Ok(Ending::Stopped);
+            }
+            Left::Forked => {
+                driver.shut_down()?;
+                return Ok(Ending::Again);
             }
         }
     }
@@ -401,7 +431,11 @@ fn take_renewed(options: &Options, driver: &mut Driver, before: &mut Before, ren
     } else {
         Some(network::open_outside(options, &opened)?)
     };
-    let credentials = credentials(&opened, &keys, before.boot.clone())?;
+    // Whoever follows has them already, but must hear of a new core.
+    let credentials = match then == before.fixed {
+        true => None,
+        false => credentials(&opened, &keys, before.boot.clone())?,
+    };
     let change = Change {
         opened,
         keys,
@@ -413,7 +447,7 @@ fn take_renewed(options: &Options, driver: &mut Driver, before: &mut Before, ren
     let anew = take_over(options, driver, before, change)?;
     if let Some(follow) = driver.follow() {
         follow.say(Say::Taken(journal));
-        if let Some(credentials) = credentials.filter(|_| anew) {
+        if let Some(credentials) = credentials {
             follow.say(Say::Identity {
                 credentials: Box::new(credentials),
                 anew,

@@ -110,6 +110,8 @@ pub enum Left {
     Reload(Option<SyncSender<Reply>>),
     /// The server gave a bundle.
     Renewed(Box<Renewed>),
+    /// The machine was forked, and something lets it in again.
+    Forked,
     /// Stop.
     Stop,
 }
@@ -227,6 +229,9 @@ impl Driver {
             self.watch_generation(now)?;
             if self.lockdown_checked.is_none_or(|at| now.since(at) >= IDLE_TICK) {
                 self.check_lockdown(now);
+            }
+            if self.may_return(now) {
+                return Ok(Left::Forked);
             }
             if self.watched.is_none_or(|at| now.since(at) >= IDLE_TICK / 2) {
                 self.watched = Some(now);

@@ -18,7 +18,13 @@ use coterie_model::{EnclaveId, Era, Instant, Name, Reader, Revocations, UnixTime
 use coterie_proto::{Config, Node, Update, handshake::payload::Suites, membership::Freshness};
 use zeroize::Zeroizing;
 
-use crate::{disk::write_private, entropy::SystemEntropy, journal::Journal, network, options::Options};
+use crate::{
+    disk::{remove_private, write_private},
+    entropy::SystemEntropy,
+    journal::Journal,
+    network,
+    options::Options,
+};
 
 /// The name of the sealed memfd in the descriptor store.
 pub const STORE_NAME: &str = "coterie-identity";
@@ -229,12 +235,7 @@ impl Kept {
             coterie_io::memory::forget_descriptor(STORE_NAME).context("cannot speak to the service manager")?;
         }
         let path = options.state.join(FILE_NAME);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", path.display()))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove_private(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 }
 

@@ -21,6 +21,7 @@ use coterie_proto::{
 use super::{Buffers, Driver, Left, now};
 use crate::{
     answers,
+    enrol::Pass,
     entropy::SystemEntropy,
     follow::{Carry, Follow, Say, Server, Told, follower::Word},
     identity::Kept,
@@ -80,6 +81,8 @@ pub(super) struct Served {
     door: Option<(Door, Visitors)>,
     asking: Vec<Asking>,
     alarms: BTreeMap<&'static str, u64>,
+    /// The machine was forked; when it was last looked for something that lets it in again.
+    forked: Option<Option<Instant>>,
 }
 
 /// Somebody waits for the server to say who it is that he names.
@@ -116,6 +119,7 @@ impl Served {
             door: None,
             asking: Vec::new(),
             alarms: BTreeMap::new(),
+            forked: None,
         }
     }
 
@@ -445,6 +449,20 @@ impl Driver {
         if let Err(error) = self.served.kept.forget(&self.served.options) {
             tracing::warn!("the identity that was kept could not be forgotten: {error:#}");
         }
+        self.served.forked = Some(None);
+    }
+
+    /// Whether a machine that was forked, and that a token had made a member, has something that lets it in again: a ticket, or a
+    /// token that it has not used. It is looked for every few seconds.
+    pub(super) fn may_return(&mut self, now: Instant) -> bool {
+        let Some(looked) = self.served.forked.filter(|_| self.served.by_token) else {
+            return false;
+        };
+        if looked.is_some_and(|at| now.since(at) < super::IDLE_TICK) {
+            return false;
+        }
+        self.served.forked = Some(Some(now));
+        Pass::find(&self.served.options).is_ok_and(|pass| pass.is_some_and(|pass| pass.readmits()))
     }
 
     /// Whoever the node is from now on.

@@ -1,7 +1,6 @@
 //! What lets a machine in: a join token that it was given, or the token of before with the ticket that came then.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -9,7 +8,10 @@ use coterie_control::enrol::{Ticket, Token};
 use coterie_crypto::Secret;
 use zeroize::Zeroizing;
 
-use crate::{disk::write_private, options::Options};
+use crate::{
+    disk::{remove_private, write_private},
+    options::Options,
+};
 
 /// The token among what the service manager passes (`LoadCredential=`).
 const CREDENTIAL: &str = "coterie.token";
@@ -112,12 +114,7 @@ fn ticket(options: &Options) -> Option<Ticket> {
 }
 
 fn forget(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    remove_private(path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
 fn hexadecimal(id: &[u8; 16]) -> String {
