@@ -392,7 +392,7 @@ impl World {
         if self.site.members.contains_key(m.name.as_str()) || !self.leaves_some(1) {
             return false;
         }
-        self.to_server(machine, connection, Asked::Bye);
+        self.ask_server(machine, connection, Asked::Bye);
         let m = &mut self.machines[machine];
         if let Some(running) = m.running_mut() {
             running.node.shut_down();
@@ -497,7 +497,7 @@ impl World {
         });
         for bytes in captured.into_iter().chain(forged) {
             let visit = Some(0);
-            self.to_server(machine, connection, Asked::Enrol { visit, source, bytes });
+            self.ask_server(machine, connection, Asked::Enrol { visit, source, bytes });
         }
         self.note(machine, "attacks with what it knows as a door");
         true
@@ -557,7 +557,10 @@ impl World {
         };
         self.hang_up();
         // Whoever restores sees that the clock is right: what is given out is told by the time.
-        let time = self.server.time(self.now).max(self.restored.plus(Duration::from_secs(1)));
+        let time = self
+            .server
+            .time(self.now)
+            .max(self.restored.plus(Duration::from_secs(1)));
         self.restored = time;
         (self.server.live, self.server.crash) = (None, None);
         self.server.store = store;
@@ -576,7 +579,9 @@ impl World {
     }
 
     fn rotate_root(&mut self) -> bool {
-        let rotated = self.deed(|enclave, now, entropy| enclave.rotate_root(now, entropy)).is_ok();
+        let rotated = self
+            .deed(|enclave, now, entropy| enclave.rotate_root(now, entropy))
+            .is_ok();
         if rotated {
             self.note_server("has a new root");
         }

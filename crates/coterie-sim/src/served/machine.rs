@@ -11,8 +11,8 @@ use coterie_control::{
 };
 use coterie_crypto::{Entropy, SeededEntropy, dh::PublicKey};
 use coterie_model::{
-    CommunityTag, DirectoryEntry, Head, Instant, Manifest, Name, Revision, Revocations, Serial, Signed, UnixTime, Unverified,
-    signed::head_hash,
+    CommunityTag, DirectoryEntry, Head, Instant, Manifest, Name, Revision, Revocations, Serial, Signed, UnixTime,
+    Unverified, signed::head_hash,
 };
 use coterie_proto::{
     Config, Node, Outcome, Persist, Update, ViewPiece,
@@ -370,7 +370,8 @@ impl Disk {
     fn add_newest(&self, opened: &Opened, update: &mut Update) {
         let pinned = opened.revocations.as_ref().map(|list| (list.revision, head_hash(list)));
         let newest = self.pulse.as_ref().map(|pulse| &pulse.head);
-        let newest = newest.filter(|head| Some((head.revision, head.hash)) == pinned && head.era == opened.authority.era);
+        let newest =
+            newest.filter(|head| Some((head.revision, head.hash)) == pinned && head.era == opened.authority.era);
         if let Some(head) = newest
             && opened.head.as_ref().is_none_or(|known| head.time >= known.time)
         {
@@ -561,7 +562,9 @@ impl Machine {
         let floor = self.disk.journals.get(&key).map_or(0, |journal| journal.serial);
         // One whose lease is over starts all the same, closed, and asks for another.
         let last = UnixTime(bundle.claimed_not_after().0.saturating_sub(1));
-        let opened = bundle.open(&keys, self.disk.root, time.unwrap_or(last).min(last), floor).ok()?;
+        let opened = bundle
+            .open(&keys, self.disk.root, time.unwrap_or(last).min(last), floor)
+            .ok()?;
         let config = self.disk.config(&opened, &keys, time);
         let mut node = Node::new(config, entropy(seed), at);
         self.disk.tell_later(&opened, &mut node, at);

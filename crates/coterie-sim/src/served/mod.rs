@@ -10,6 +10,7 @@ pub mod action;
 mod apply;
 pub mod arb;
 mod deeds;
+mod entrance;
 pub mod feed;
 pub mod follower;
 mod judge;
@@ -625,11 +626,13 @@ impl World {
         let (now, revision) = (self.now, self.server.store.revision);
         let read = self.server.live.is_none().then(|| self.server.store.read());
         let live = self.server.live.as_ref().map(|live| &live.enclave);
-        let Some(enclave) = live.or(read.as_ref().and_then(Option::as_ref)) else {
+        let Some(enclave) = live.or_else(|| read.as_ref().and_then(Option::as_ref)) else {
             return self.breach(Breach::new(Promise::Durable, "what was committed cannot be read"));
         };
         self.truth.observe(enclave, revision, now);
-        let members = enclave.members().map(|(name, member)| (name.clone(), member.addresses.clone()));
+        let members = enclave
+            .members()
+            .map(|(name, member)| (name.clone(), member.addresses.clone()));
         self.roster = members.collect();
         for community in enclave.file().communities.keys() {
             if let Some(tag) = enclave.tag(community) {

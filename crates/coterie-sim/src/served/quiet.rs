@@ -159,7 +159,9 @@ impl World {
     fn drops(&self, machine: usize) -> String {
         let counts = self.machines[machine].running().map(|running| running.node.counts());
         let all = counts.into_iter().flat_map(|counts| counts.drops.iter());
-        let all = all.filter(|(_, n)| *n > 0).map(|(reason, n)| format!("{} {n}", reason.name()));
+        let all = all
+            .filter(|(_, n)| *n > 0)
+            .map(|(reason, n)| format!("{} {n}", reason.name()));
         all.collect::<Vec<_>>().join(", ")
     }
 

@@ -1,28 +1,24 @@
-//! Between a machine and the server: the daemon's side of the connection, the door's post, and how a machine gets in.
+//! Between a machine and the server: the daemon's side of the connection, and the door's post.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use coterie_control::{
-    bundle::{Bundle, Keys, Opened, Request, root_hash},
-    enrol::{Application, Token, seal},
-    file::Facts,
-};
-use coterie_crypto::{Secret, aead::Suite};
-use coterie_model::{Name, Revision, Serial, UnixTime};
-use coterie_proto::{
-    bootstrap::{Door, Knock, Rendezvous, Visit, Visitor},
-    handshake::payload::Suites,
-};
+use coterie_control::bundle::{Bundle, Keys, Opened, Request, root_hash};
+use coterie_model::{Revision, Serial};
+use coterie_proto::bootstrap::{Door, Knock};
 
 use super::{
-    Applied, Happening, World,
+    Happening, World,
+    entrance::last_second,
     feed::{Follow, Words},
     follower::{self, Effect, Fixed, Link, SILENCE},
-    machine::{CARRY, COUNTERS, Carried, Daemon, Hostility, Identity, Power, Visiting, entropy},
+    machine::{CARRY, Carried, Daemon, Hostility, entropy},
     server::NotDone,
 };
-use crate::check::{Breach, Promise};
+use crate::{
+    check::{Breach, Promise},
+    host::Output,
+};
 
 /// How long a direct application waits for its reply.
 const DIRECT: Duration = Duration::from_secs(3);
@@ -88,7 +84,7 @@ impl World {
                     visiting.again = self.now + DIRECT;
                 }
                 let visit = None;
-                self.to_server(machine, 0, Asked::Enrol { visit, source, bytes });
+                self.ask_server(machine, 0, Asked::Enrol { visit, source, bytes });
             }
             Some(Daemon::Running(_) | Daemon::Visiting(_)) | None => {}
         }
@@ -112,7 +108,7 @@ impl World {
                     since: None,
                 };
                 let (mark, serial) = (follower.mark, follower.serial);
-                self.to_server(machine, connection, Asked::Follow { mark, serial });
+                self.ask_server(machine, connection, Asked::Follow { mark, serial });
             }
             Link::Up { heard, .. } if now.since(heard) >= SILENCE => follower.lose(now, rng),
             Link::Down { .. } | Link::Up { .. } => {}
@@ -135,7 +131,7 @@ impl World {
         let Some(connection) = running.follower.connection() else {
             return;
         };
-        self.to_server(machine, connection, Asked::Bundle(request.to_text()));
+        self.ask_server(machine, connection, Asked::Bundle(request.to_text()));
     }
 
     /// What visitors brought to the door of a machine.
@@ -197,12 +193,12 @@ impl World {
             out.push((Some(carried.visit), carried.source, carried.bytes.clone()));
         }
         for (visit, source, bytes) in out {
-            self.to_server(machine, connection, Asked::Enrol { visit, source, bytes });
+            self.ask_server(machine, connection, Asked::Enrol { visit, source, bytes });
         }
     }
 
     /// Something is sent to the server; what is sent to nobody breaks the connection.
-    pub(super) fn to_server(&mut self, machine: usize, connection: u64, asked: Asked) {
+    pub(super) fn ask_server(&mut self, machine: usize, connection: u64, asked: Asked) {
         if !self.passes(machine, connection) {
             return;
         }
@@ -217,7 +213,7 @@ impl World {
         );
     }
 
-    pub(super) fn to_machine(&mut self, machine: usize, connection: u64, told: Told) {
+    pub(super) fn tell_machine(&mut self, machine: usize, connection: u64, told: Told) {
         if !self.passes(machine, connection) {
             return;
         }
@@ -261,10 +257,10 @@ impl World {
         } in words
         {
             for message in messages {
-                self.to_machine(machine, connection, Told::Message(message));
+                self.tell_machine(machine, connection, Told::Message(message));
             }
             if ends {
-                self.to_machine(machine, connection, Told::Stranger);
+                self.tell_machine(machine, connection, Told::Stranger);
             }
         }
     }
@@ -276,7 +272,7 @@ impl World {
                 .running()
                 .and_then(|running| running.follower.connection());
             if let Some(connection) = connection {
-                self.to_machine(machine, connection, Told::Closed);
+                self.tell_machine(machine, connection, Told::Closed);
             }
         }
     }
@@ -287,7 +283,7 @@ impl World {
             return;
         }
         if self.server.live.is_none() {
-            self.to_machine(machine, connection, Told::Closed);
+            self.tell_machine(machine, connection, Told::Closed);
             return;
         }
         match asked {
@@ -295,14 +291,14 @@ impl World {
             Asked::Bundle(text) => self.renew(machine, connection, &text),
             Asked::Enrol { visit, source, bytes } => {
                 match self.enrol(&bytes, source) {
-                    Ok(reply) => self.to_machine(machine, connection, Told::Reply { visit, bytes: reply }),
+                    Ok(reply) => self.tell_machine(machine, connection, Told::Reply { visit, bytes: reply }),
                     // Who asked is not told that the server died over it.
                     Err(NotDone::Died | NotDone::Down) => {}
                     Err(NotDone::Refused(reason)) => {
                         self.note_server(&format!("refuses an application: {reason}"));
                         self.count("applications refused", 1);
                         let bytes = coterie_control::enrol::REFUSED.to_vec();
-                        self.to_machine(machine, connection, Told::Reply { visit, bytes });
+                        self.tell_machine(machine, connection, Told::Reply { visit, bytes });
                     }
                 }
             }
@@ -332,7 +328,7 @@ impl World {
             .follow((machine, connection), (&name, &key), follow, self.now)
         {
             Some(words) => self.say(vec![words]),
-            None => self.to_machine(machine, connection, Told::Stranger),
+            None => self.tell_machine(machine, connection, Told::Stranger),
         }
     }
 
@@ -350,7 +346,7 @@ impl World {
             Err(NotDone::Refused(reason)) => Err(reason),
             Err(NotDone::Died | NotDone::Down) => return,
         };
-        self.to_machine(machine, connection, Told::Bundle(answer));
+        self.tell_machine(machine, connection, Told::Bundle(answer));
     }
 
     /// Something of the server reaches a machine.
@@ -416,7 +412,7 @@ impl World {
                 let missing = epochs.iter().any(|epoch| !running.follower.holds(tag, epoch.epoch));
                 m.disk.epochs.insert(tag, epochs.clone());
                 running.node.handle_epochs(tag, epochs, at);
-                let out = running.drain(crate::host::Output::default());
+                let out = running.drain(Output::default());
                 self.count("epochs without a key", u64::from(missing));
                 self.carry_out(machine, out);
             }
@@ -435,7 +431,7 @@ impl World {
                 if let Some(door) = &mut running.door {
                     door.handle_knocks(knocks.collect());
                 }
-                self.carry_out(machine, crate::host::Output::default());
+                self.carry_out(machine, Output::default());
             }
             Effect::Nothing => {
                 let mark = running.follower.mark;
@@ -523,7 +519,7 @@ impl World {
             return;
         };
         running.node.shut_down();
-        let out = running.drain(crate::host::Output::default());
+        let out = running.drain(Output::default());
         self.carry_out(machine, out);
         let m = &mut self.machines[machine];
         let Some(Daemon::Running(running)) = &mut m.daemon else {
@@ -538,7 +534,7 @@ impl World {
         running.follower.mark = 0;
         m.disk.mark.1 = 0;
         running.follower.lose(self.now, &mut self.rng);
-        let out = running.drain(crate::host::Output::default());
+        let out = running.drain(Output::default());
         self.carry_out(machine, out);
     }
 
@@ -568,227 +564,7 @@ impl World {
         if let Some(door) = &mut running.door {
             door.answer(visit, bytes, at);
         }
-        let out = running.drain(crate::host::Output::default());
+        let out = running.drain(Output::default());
         self.carry_out(machine, out);
     }
-
-    /// Starts a machine's daemon from what is on its disk.
-    pub(super) fn start(&mut self, machine: usize) {
-        let now = self.now;
-        let seed = self.rng.next();
-        let m = &mut self.machines[machine];
-        if m.power != Power::On || m.daemon.is_some() {
-            return;
-        }
-        let boots = m.boots;
-        let same_boot = |identity: &Identity| identity.boot.is_none_or(|boot| boot == boots);
-        if m.disk.identity.as_ref().is_some_and(same_boot) {
-            let Some(out) = m.start_member(now, seed) else {
-                self.note(machine, "cannot start: its bundle does not open");
-                return;
-            };
-            self.note(machine, "started");
-            self.carry_out(machine, out);
-            return;
-        }
-        if let Some(text) = m.disk.token.clone() {
-            self.apply_with(machine, &text);
-        }
-    }
-
-    /// A machine goes on its way in with a token.
-    fn apply_with(&mut self, machine: usize, text: &str) {
-        let Ok(token) = Token::parse(text) else { return };
-        let (now, at) = (self.now, self.local(machine));
-        let mut generator = entropy(self.rng.next());
-        let visit_seed = self.rng.next();
-        let m = &mut self.machines[machine];
-        let keys = Keys::generate(m.name.clone(), &mut *generator);
-        let Ok(request) = Request::new(&keys) else { return };
-        let facts = Facts {
-            name: Some(m.name.to_string()),
-            ..Facts::default()
-        };
-        let ticket = m.disk.ticket.map(Secret::new);
-        let application = Application { request, facts, ticket };
-        let Ok(sealed) = seal(&token, &keys.static_key(), &application, &mut *generator) else {
-            return;
-        };
-        let public = *keys.static_key().public();
-        m.disk.journals.entry(public).or_default().counter = 1 + COUNTERS;
-        m.enrolments.push(public);
-        let rendezvous: Vec<Rendezvous> = token
-            .doors
-            .iter()
-            .map(|door| Rendezvous {
-                endpoint: door.endpoint,
-                static_key: door.static_key,
-                knock: token.knock_key(&door.static_key),
-            })
-            .collect();
-        let all = Suites::new(&Suite::ALL).expect("three suites");
-        let visitor = (!rendezvous.is_empty()).then(|| {
-            let visit = Visit {
-                keys: keys.static_key(),
-                rendezvous,
-                suites: (all, Suite::Aes256Gcm),
-                request: sealed.bytes.clone(),
-                counter: 1,
-            };
-            Visitor::new(visit, entropy(visit_seed), at)
-        });
-        let shown = self.machines[machine].disk.ticket.is_some();
-        self.applied.insert(
-            public,
-            Applied {
-                machine,
-                token: Some(token.id),
-                ticket: shown,
-            },
-        );
-        self.machines[machine].daemon = Some(Daemon::Visiting(Box::new(Visiting {
-            visitor,
-            enrolment: self.machines[machine].enrolments.len() - 1,
-            keys,
-            sealed,
-            token,
-            again: now,
-        })));
-        self.note(machine, "applies");
-        self.set_timer(machine);
-    }
-
-    /// The server's answer reached the machine that applied.
-    pub(super) fn take_reply(&mut self, machine: usize, answer: &[u8]) {
-        let (at, wall) = (self.local(machine), self.machines[machine].clock.wall(self.now));
-        let m = &mut self.machines[machine];
-        let Some(Daemon::Visiting(visiting)) = m.daemon.take() else {
-            return;
-        };
-        m.timer += 1;
-        m.timer_at = None;
-        let Ok(reply) = visiting.sealed.open_reply(answer) else {
-            self.note(machine, "the answer is not the server's");
-            self.count("forged answers noticed", 1);
-            return self.restart_later(machine);
-        };
-        let Some(reply) = reply else {
-            self.note(machine, "refused");
-            return;
-        };
-        let text = String::from_utf8_lossy(&reply.bundle).into_owned();
-        let bundle = Bundle::parse(text.as_bytes());
-        let opened = bundle.and_then(|b| {
-            let time = wall.min(last_second(&b));
-            b.open(&visiting.keys, Some(visiting.token.root_hash), time, 0)
-        });
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                let what = format!("{}: the reply is no bundle: {error}", m.label);
-                return self.breach(Breach::new(Promise::Token, what));
-            }
-        };
-        let boots = m.boots;
-        m.disk.ticket = reply.ticket.map(|ticket| *ticket.expose());
-        self.become_member(
-            machine,
-            &opened,
-            text,
-            &visiting.keys,
-            (visiting.enrolment, Some(boots)),
-            at,
-        );
-        self.count("enrolments", 1);
-    }
-
-    /// A machine has a bundle, and starts with it.
-    pub(super) fn become_member(
-        &mut self,
-        machine: usize,
-        opened: &Opened,
-        bundle: String,
-        keys: &Keys,
-        (enrolment, boot): (usize, Option<u64>),
-        at: coterie_model::Instant,
-    ) {
-        let m = &mut self.machines[machine];
-        let key = *keys.static_key().public();
-        let journal = m.disk.journals.entry(key).or_default();
-        journal.serial = opened.serial;
-        // What was told before was told to another one.
-        m.disk.views.clear();
-        m.disk.epochs.clear();
-        (m.disk.mark, m.disk.renew) = ((key, 0), false);
-        m.disk.root = Some(root_hash(&opened.root));
-        m.disk.identity = Some(Identity {
-            bundle,
-            keys: keys.to_text().to_string(),
-            boot,
-            enrolment,
-        });
-        m.disk.keep_directory(opened);
-        if let Some(list) = &opened.revocations {
-            m.disk.keep_revocations(list);
-            m.refusals.push((list.revision, self.now));
-        }
-        if let Some(head) = opened.head.as_ref().filter(|_| boot.is_some()) {
-            m.disk.keep_head(head, (at, m.boots));
-        }
-        self.start(machine);
-    }
-
-    /// The service manager starts a daemon again that failed.
-    fn restart_later(&mut self, machine: usize) {
-        let boots = self.machines[machine].boots;
-        self.push(Duration::from_secs(2), Happening::Boot { machine, boots });
-    }
-
-    /// A person brings the request of a machine that the file names to the server, and the bundle back; false when the server
-    /// is not there or refuses.
-    pub(super) fn enrol_by_hand(&mut self, machine: usize) -> bool {
-        let at = self.local(machine);
-        let mut generator = entropy(self.rng.next());
-        let name: Name = self.machines[machine].name.clone();
-        let keys = Keys::generate(name, &mut *generator);
-        let Ok(request) = Request::new(&keys) else { return false };
-        let public = *keys.static_key().public();
-        self.applied.insert(
-            public,
-            Applied {
-                machine,
-                token: None,
-                ticket: false,
-            },
-        );
-        let time = self.server.time(self.now);
-        let admitted = self.server.admit(&request, time);
-        let Ok(text) = self.committed(admitted, false) else {
-            return false;
-        };
-        let opened =
-            Bundle::parse(text.as_bytes()).and_then(|bundle| bundle.open(&keys, None, last_second(&bundle), 0));
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                let what = format!("{}: no bundle: {error}", self.machines[machine].label);
-                self.breach(Breach::new(Promise::Token, what));
-                return false;
-            }
-        };
-        let m = &mut self.machines[machine];
-        m.stop();
-        m.power = Power::On;
-        m.enrolments.push(public);
-        m.disk.journals.entry(public).or_default().counter = 1;
-        let enrolment = m.enrolments.len() - 1;
-        self.note(machine, "enrolled by hand");
-        self.become_member(machine, &opened, text, &keys, (enrolment, None), at);
-        true
-    }
-}
-
-/// The last second in which a bundle is valid, as it says: whoever is late opens it all the same, and is closed by its clock.
-pub(super) fn last_second(bundle: &Bundle) -> UnixTime {
-    UnixTime(bundle.claimed_not_after().0.saturating_sub(1))
 }
