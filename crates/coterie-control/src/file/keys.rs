@@ -340,7 +340,8 @@ pub(super) static MEMBER: Table = Table {
 
 pub(super) static TEST: Table = Table {
     header: "[[tests]]",
-    about: "One promise of the policy, tried for every pair of members that `from` and `to` select.",
+    about: "One promise of the policy, tried for every pair of members that `from` and `to` select. Where the file names no \
+            member of a template or community that is selected, machines stand in that come with a token for such a template.",
     keys: &[
         key(
             "name",

@@ -1,4 +1,5 @@
-//! The file's own tests: each is tried for every pair of members that it selects, by the rule that nodes follow.
+//! The file's own tests: each is tried for every pair of members that it selects, by the rule that nodes follow. Where the file
+//! names no member of a template, or none that holds a community, machines that a token would make of it stand in.
 //!
 //! Traffic filters are a gateway's: between members reach is a community in common that the sender does not drop, whatever
 //! the port.
@@ -20,6 +21,8 @@ use super::{
 const MAX_STEPS: usize = 10_000_000;
 /// Further failing pairs named beside the first.
 const NAMED_PAIRS: usize = 3;
+/// Characters of a template's name in the names of machines that stand in: they leave room for a number.
+const STEM: usize = 50;
 
 /// Tries all tests where the file is good so far, and always checks that each can fail.
 ///
@@ -31,9 +34,20 @@ pub(super) fn check(
     whole: bool,
     report: &mut Report,
 ) -> Vec<PolicyTest> {
-    let topology = file.topology();
+    let stand_ins = stand_ins(file, &drafts);
+    let mut topology = file.topology();
+    for (name, template) in &stand_ins {
+        if let Some(kind) = file.templates.get(template) {
+            topology.add_member(
+                name.clone(),
+                kind.communities.iter().cloned(),
+                kind.exclude.iter().cloned(),
+            );
+        }
+    }
     let mut trial = Trial {
         file,
+        stand_ins: &stand_ins,
         ranks: Classes::new(&topology),
         topology: &topology,
         steps: 0,
@@ -58,6 +72,40 @@ pub(super) fn check(
         tests.push(test);
     }
     tests
+}
+
+/// Two machines, each with its template, of every template that a test speaks of and the file names no member of: so many that
+/// they can reach one another.
+fn stand_ins(file: &EnclaveFile, drafts: &[DraftTest]) -> BTreeMap<Name, Name> {
+    let members = || file.members.values();
+    let named: BTreeSet<&Name> = members().map(|member| &member.template).collect();
+    let held: BTreeSet<&Name> = members().flat_map(|member| &member.communities).collect();
+    let mut wanted: BTreeSet<&Name> = BTreeSet::new();
+    let from = drafts.iter().filter_map(|draft| Some(&draft.from.as_ref()?.value));
+    let to = drafts
+        .iter()
+        .filter_map(|draft| Some(&draft.to.as_ref()?.value.members));
+    for selector in from.chain(to) {
+        match selector {
+            Selector::Members(_) => {}
+            Selector::Template(template) => wanted.extend(file.templates.keys().find(|name| *name == template)),
+            Selector::Community(community) if held.contains(community) => {}
+            Selector::Community(community) => {
+                let templates = file.templates.iter();
+                let holders = templates.filter(|(_, kind)| kind.communities.contains(community));
+                wanted.extend(holders.map(|(name, _)| name));
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    for template in wanted.difference(&named) {
+        let stem: String = template.as_str().chars().take(STEM).collect();
+        let names = (1..).filter_map(|n: u32| Name::new(&format!("{stem}-{n}")).ok());
+        let free = names.filter(|name| !file.members.contains_key(name) && !all.contains_key(name));
+        let two: Vec<Name> = free.take(2).collect();
+        all.extend(two.into_iter().map(|name| (name, (*template).clone())));
+    }
+    all
 }
 
 /// A test with its parts, all of which speak of something that is there.
@@ -104,7 +152,8 @@ fn can_fail(draft: &DraftTest, test: &PolicyTest, from: &[&Name], to: &[&Name], 
         if selected.is_empty() {
             empty = true;
             let message = format!("`{text}` selects no member, so that this test cannot fail");
-            let remedy = "correct it to select members of the file, add the member, or remove the test";
+            let remedy = "correct it to select members of the file, write \"template:NAME\" for machines that come with a token, \
+                          or remove the test";
             report.push(Finding::error(at.as_ref().unwrap_or(&draft.at), message, remedy));
         }
     }
@@ -124,6 +173,8 @@ fn can_fail(draft: &DraftTest, test: &PolicyTest, from: &[&Name], to: &[&Name], 
 
 struct Trial<'f> {
     file: &'f EnclaveFile,
+    /// Machines that a token would make, each with its template.
+    stand_ins: &'f BTreeMap<Name, Name>,
     topology: &'f Topology,
     ranks: Classes<'f>,
     steps: usize,
@@ -178,7 +229,16 @@ impl<'f> Trial<'f> {
             Selector::Template(template) => member.template == *template,
             Selector::Community(community) => member.communities.contains(community),
         });
-        selected.map(|(name, _)| name).collect()
+        let made = self.stand_ins.iter().filter(|(_, template)| match selector {
+            Selector::Members(_) => false,
+            Selector::Template(wanted) => *template == wanted,
+            Selector::Community(community) => {
+                let kind = self.file.templates.get(*template);
+                kind.is_some_and(|kind| kind.communities.contains(community))
+            }
+        });
+        let named = selected.map(|(name, _)| name);
+        named.chain(made.map(|(name, _)| name)).collect()
     }
 
     /// Whether the steps are used up, which is reported.
@@ -299,6 +359,13 @@ impl<'f> Trial<'f> {
         let mut finding = Finding::error(&place, format!("{title}: {what}"), remedy);
         if let Ok(explanation) = explanation {
             finding = finding.note(explanation.to_string());
+        }
+        for (name, template) in self.stand_ins {
+            if name == *from || name == *to {
+                finding = finding.note(format!(
+                    "`{name}` stands for a machine that comes with a token for template `{template}`"
+                ));
+            }
         }
         if failed > 1 {
             let named: Vec<String> = further

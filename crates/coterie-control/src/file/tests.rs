@@ -297,6 +297,44 @@ fn the_same_text_gives_the_same_answer() {
     assert_eq!(parse(&bad).unwrap_err(), parse(&bad).unwrap_err());
 }
 
+/// An enclave all of whose members come with tokens has a policy as any other.
+#[test]
+fn machines_that_tokens_would_make_stand_in_for_templates_without_members() {
+    const TEMPLATES: &str = "version = 1\n[enclave]\nname = \"e\"\npools = [\"10.0.0.0/8\"]\n\
+        [community.web]\n[community.db]\n[template.web]\ncommunities = [\"web\"]\n\
+        [template.app]\ncommunities = [\"web\", \"db\"]\n[template.db]\ncommunities = [\"db\"]\n\
+        [member.app-1]\ntemplate = \"web\"\n";
+    let test = |from: &str, to: &str, reach: bool| {
+        let text = format!("{TEMPLATES}[[tests]]\nfrom = \"{from}\"\nto = \"{to}\"\nreach = {reach}\n");
+        parse(&text).map_err(|diagnostics| diagnostics.render("e.toml", Style::Plain))
+    };
+    let cases = [
+        ("template:app", "template:db", true),
+        ("template:app", "app-1", true),
+        ("template:web", "template:db", false),
+        ("template:db", "template:db", true),
+        ("community:db", "template:db", true),
+    ];
+    for (from, to, reach) in cases {
+        let file = test(from, to, reach).unwrap();
+        assert_eq!(
+            (file.members.len(), file.tests.len()),
+            (1, 1),
+            "none of them is a member"
+        );
+        let shown = test(from, to, !reach).unwrap_err();
+        assert!(
+            shown.contains("fails") && shown.contains("stands for a machine"),
+            "{shown}"
+        );
+    }
+    // What no machine would be selects nothing still.
+    for (from, to) in [("db-*", "template:db"), ("template:web", "template:web")] {
+        let shown = test(from, to, true).unwrap_err();
+        assert!(shown.contains("cannot fail"), "{shown}");
+    }
+}
+
 /// Files that hold many members in few bytes, each against each.
 #[test]
 fn a_hostile_file_is_refused_in_bounded_work() {
