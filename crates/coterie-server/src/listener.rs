@@ -73,6 +73,8 @@ impl Listener {
                     continue;
                 }
             };
+            // A socket for both families shows IPv4 addresses in IPv6's clothes.
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
             let (this, handshakes) = (Arc::clone(&self), Arc::clone(&handshakes));
             let token = connections.0.clone();
             tokio::spawn(async move {

@@ -25,6 +25,9 @@ pub(crate) enum Refusal {
     /// There is none, or it is somebody else's.
     #[error("there is no such {0}")]
     NotFound(&'static str),
+    /// A token made it, and it is gone for good.
+    #[error("`{name}` is no member any more: it was revoked, or its membership ended, at {at} (Unix time)", name = .0, at = .1.0)]
+    GoneAlready(Name, UnixTime),
     /// The name is taken.
     #[error("there is such a {0} already")]
     Exists(&'static str),
@@ -100,7 +103,7 @@ impl Refusal {
             Self::Unauthorized => (code::UNAUTHENTICATED, StatusCode::UNAUTHORIZED),
             Self::KeyEnded => (code::KEY_ENDED, StatusCode::UNAUTHORIZED),
             Self::Forbidden(_) => (code::FORBIDDEN, StatusCode::FORBIDDEN),
-            Self::NotFound(_) => (code::NOT_FOUND, StatusCode::NOT_FOUND),
+            Self::NotFound(_) | Self::GoneAlready(..) => (code::NOT_FOUND, StatusCode::NOT_FOUND),
             Self::NoEndpoint => (code::NO_ENDPOINT, StatusCode::NOT_FOUND),
             Self::Exists(_) | Self::StaticKeyTaken => (code::EXISTS, StatusCode::CONFLICT),
             Self::BadRequest(_) | Self::UnknownTemplate(_) | Self::OtherTemplate(..) => {
@@ -131,6 +134,9 @@ impl Refusal {
             }
             Self::Forbidden(_) => "ask an owner for a key with another role",
             Self::NotFound(_) => "`coterie get` lists what there is",
+            Self::GoneAlready(..) => {
+                "nothing is left to do; `coterie audit` says who did it, and another token makes a member of this name anew"
+            }
             Self::Exists(_) => "choose another name, or remove the other one first",
             Self::NotEmpty(..) => "remove what it holds first",
             Self::BadRequest(_) => "use a program of the server's version",

@@ -197,6 +197,21 @@ impl Read {
             .collect()
     }
 
+    /// When the last member of this name that a token made was gone for good; `None`: none was.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_ended(&mut self, enclave: EnclaveId, name: &Name) -> Result<Option<UnixTime>, StoreError> {
+        let query = sqlx::query(
+            "SELECT ended FROM token_uses WHERE enclave_id = $1 AND name = $2 AND ended IS NOT NULL \
+             ORDER BY ended DESC LIMIT 1",
+        )
+        .bind(&enclave.0[..])
+        .bind(name.as_str());
+        let row = self.optional("reading who is gone", query).await?;
+        row.map(|row| row.time("ended")).transpose()
+    }
+
     /// The tokens that one may knock with at the enclave's doors, the newest first, at most 1,024: those that can make a
     /// member, and those that cannot any more but made one that may come back with a ticket. None that was revoked.
     ///

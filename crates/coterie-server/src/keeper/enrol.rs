@@ -23,7 +23,7 @@ const NAME_RESTS: Duration = Duration::from_secs(10);
 /// Where an application came from.
 #[derive(Debug, Clone)]
 pub(crate) struct Entrance {
-    /// The machine.
+    /// The machine: a canonical address.
     pub(crate) source: SocketAddr,
     /// The door that let it in; `None`: it came directly.
     pub(crate) door: Option<Name>,
@@ -66,7 +66,7 @@ impl State {
             Right::Again(token) => (token, false),
         };
         let before = self.enclave.member_id(&name);
-        let endpoint = SocketAddr::new(entrance.source.ip().to_canonical(), self.endpoint_port(entrance));
+        let endpoint = SocketAddr::new(entrance.source.ip(), self.endpoint_port(entrance));
         // A refusal leaves the enclave as it was.
         let clean = |error: coterie_control::issue::IssueError| Failed::Clean(error.into());
         let admission = self
@@ -98,6 +98,7 @@ impl State {
             }
         }
         let bundle = self.enclave.issue(&name, hand.now, &mut SystemEntropy)?;
+        self.fresh.insert(name.clone());
         let ticket = self.ticket(right, &name, hand).await?;
         let detail = json!({
             "member": self.enclave.member_id(&name).map(|id| id.to_string()),

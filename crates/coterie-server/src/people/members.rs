@@ -53,6 +53,7 @@ pub(super) async fn list(call: Call) -> Answer {
 pub(super) async fn one(call: Call) -> Answer {
     let keeper = call.keeper().await?;
     let name = call.name("m", "member")?;
+    let asked = name.clone();
     let found = keeper
         .look(move |state| {
             let enclave = &state.enclave;
@@ -61,7 +62,9 @@ pub(super) async fn one(call: Call) -> Answer {
             Some(told(enclave, (&name, seat), enrolled.as_ref().map(|(_, e)| e)))
         })
         .await?;
-    let mut member = found.ok_or(Refusal::NotFound("member"))?;
+    let Some(mut member) = found else {
+        return Err(missing(&call, &keeper, &asked).await?.into());
+    };
     meet(
         &mut member,
         &keeper.presence,
@@ -114,7 +117,9 @@ async fn cut_off(call: Call, query: CutOffQuery, cut: Cut) -> Answer {
             })
         })
         .await?;
-    let before = before.ok_or(Refusal::NotFound("member"))?;
+    let Some(before) = before else {
+        return Err(missing(&call, &keeper, &name).await?.into());
+    };
     let (act, changed) = match cut {
         Cut::Isolate => (Act::Isolate(name.clone()), !before.is_isolated),
         Cut::Release => (Act::Release(name.clone()), before.is_isolated),
@@ -141,6 +146,12 @@ async fn cut_off(call: Call, query: CutOffQuery, cut: Cut) -> Answer {
         ..answer
     };
     Ok(Json(answer).into_response())
+}
+
+/// Why there is no member of this name: whom a token made is forgotten when it is gone, but not by the token.
+async fn missing(call: &Call, keeper: &Keeper, name: &Name) -> Result<Refusal, Refusal> {
+    let ended = call.server.store.read().await?.last_ended(keeper.enclave, name).await?;
+    Ok(ended.map_or(Refusal::NotFound("member"), |at| Refusal::GoneAlready(name.clone(), at)))
 }
 
 /// Waits until everybody who follows, but the member itself, has applied what changed.
@@ -178,7 +189,7 @@ pub(super) async fn end(call: Call) -> Answer {
     let name = call.name("m", "member")?;
     let asked = name.clone();
     if !keeper.look(move |state| state.enclave.seat(&asked).is_some()).await? {
-        return Err(Refusal::NotFound("member").into());
+        return Err(missing(&call, &keeper, &name).await?.into());
     }
     let ended = ended(&call, &keeper, [name].into()).await?;
     Ok(Json(ended).into_response())

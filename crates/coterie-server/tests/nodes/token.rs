@@ -124,6 +124,57 @@ async fn refusals_are_the_same_on_the_wire_and_different_in_the_audit_log() {
     }
 }
 
+/// A server that listens in both families tells IPv4 addresses as what they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_are_told_as_what_they_are() {
+    let mut site = Site::made();
+    let std::net::IpAddr::V4(ip) = site.address.ip() else {
+        panic!("loopback is IPv4 here");
+    };
+    site.address.set_ip(ip.to_ipv6_mapped().into());
+    site.up();
+    let owner = site.shop().await;
+    let token = owner.token("web", 1).await;
+    assert!(Machine::new("web-1", &token).enrol(&token).await.is_some());
+    assert!(
+        Machine::new("web-2", &token).enrol(&token).await.is_none(),
+        "it is used up"
+    );
+    let page: v1::AuditPage = owner.get("/v1/audit?after=0&limit=1000").await.unwrap();
+    for action in ["member.enrol", "member.refuse"] {
+        let entry = page.entries.iter().find(|entry| entry.action == action).unwrap();
+        let from: std::net::SocketAddr = entry.detail["from"].as_str().unwrap().parse().unwrap();
+        assert!(from.is_ipv4(), "{action}: {from}");
+    }
+    let seen = owner
+        .members()
+        .await
+        .into_iter()
+        .find(|member| member.name == name("web-1"));
+    assert!(seen.unwrap().endpoints[0].is_ipv4());
+}
+
+/// Who revokes a member twice is told that it is gone, and not that it never was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_gone_already_was_one() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let token = owner.token("web", 1).await;
+    assert!(Machine::new("web-1", &token).enrol(&token).await.is_some());
+    let revoke = async |member: &str| {
+        let path = format!("/v1/enclaves/shop/members/{member}/revoke");
+        owner.post::<v1::CutOff>(&path, &()).await
+    };
+    revoke("web-1").await.unwrap();
+    for (member, words) in [("web-1", "no member any more"), ("web-2", "no such member")] {
+        let coterie_api::remote::RemoteError::Problem { problem, .. } = revoke(member).await.unwrap_err() else {
+            panic!("another error");
+        };
+        assert_eq!(problem.status, 404, "{problem:?}");
+        assert!(problem.detail.contains(words), "{problem:?}");
+    }
+}
+
 /// The same keys, the same token: the answer is given again, and nothing is counted twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_was_lost_is_given_again() {

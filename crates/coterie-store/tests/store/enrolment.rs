@@ -214,6 +214,13 @@ async fn an_ephemeral_member_stays_one_until_it_is_gone_for_good() {
     assert!(w.forget_use(id, member(1), NOW.plus(HOUR)).await.unwrap());
     assert!(!w.forget_use(id, member(9), NOW).await.unwrap());
     assert_eq!(w.read().ephemeral(id).await.unwrap(), both[1..]);
+    let last = w.read().last_ended(id, &name("web-1")).await.unwrap();
+    assert_eq!(last, Some(NOW), "the first time is kept");
+    assert_eq!(w.read().last_ended(id, &name("web-2")).await.unwrap(), None);
+    assert_eq!(
+        w.read().last_ended(EnclaveId([9; 16]), &name("web-1")).await.unwrap(),
+        None
+    );
     let ended: Vec<_> = w.read().token_uses(id, ephemeral).await.unwrap();
     assert_eq!(
         ended.iter().map(|u| u.ended).collect::<Vec<_>>(),
