@@ -128,7 +128,7 @@ async fn entrance(node: &Node, door: Option<Name>, headers: &HeaderMap, token: T
     if let (Some(name), Some(source)) = (door, told) {
         let asked = name.clone();
         if node.keeper.look(move |state| state.is_door(&asked)).await? {
-            entrance.source = source;
+            entrance.source = SocketAddr::new(source.ip().to_canonical(), source.port());
             entrance.door = Some(name);
         }
     }
@@ -248,13 +248,13 @@ async fn resolve(Extension(node): Extension<Node>, Json(asked): Json<v1::Resolve
 }
 
 async fn explained(Extension(node): Extension<Node>, Json(told): Json<v1::NodeExplained>) -> Answer {
-    let _name = member(&node).await?;
+    let name = member(&node).await?;
     let installed = match (told.explanation, told.failure) {
         (Some(explanation), _) => Ok(explanation),
-        (None, Some(failure)) => Err(failure.message),
-        (None, None) => Err("the node says nothing".to_owned()),
+        (None, Some(failure)) => Err(failure),
+        (None, None) => Err(keeper::unanswered(format!("`{name}` says nothing"))),
     };
-    node.keeper.presence.answer(told.id, installed);
+    node.keeper.presence.answer(&name, told.id, installed);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

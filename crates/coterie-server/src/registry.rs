@@ -8,7 +8,7 @@ use coterie_control::file;
 use coterie_model::{EnclaveId, Name};
 use coterie_store::{AuditEntry, Scope, Store, TenantId};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     clock,
@@ -28,6 +28,8 @@ pub(crate) struct Server {
     /// True once the server stops.
     pub(crate) stopping: watch::Receiver<bool>,
     keepers: RwLock<BTreeMap<EnclaveId, Keeper>>,
+    /// Held while an enclave is made or removed: who finds it in the store, or not, finds its keeper, or not.
+    making: Mutex<()>,
 }
 
 impl Server {
@@ -47,6 +49,7 @@ impl Server {
             servers,
             stopping,
             keepers: RwLock::default(),
+            making: Mutex::default(),
         };
         let all = this.store.read().await?.all_enclaves().await?;
         for enclave in all {
@@ -91,13 +94,20 @@ impl Server {
         keepers.values().cloned().collect()
     }
 
-    /// Makes an enclave of a tenant from its file.
+    /// Makes an enclave of a tenant from its file. Who asks may hang up: what was begun is done.
     ///
     /// # Errors
-    /// [`Refusal`] when the file is not accepted, or the tenant has an enclave of this name.
-    pub(crate) async fn create(&self, tenant: TenantId, text: &str, actor: &str) -> Result<Keeper, Refusal> {
+    /// [`Refusal`] when the file is not accepted, or the tenant has an enclave of this name, whose keeper is there then.
+    pub(crate) async fn create(self: &Arc<Self>, tenant: TenantId, text: &str, actor: &str) -> Result<Keeper, Refusal> {
+        let (this, text, actor) = (Arc::clone(self), text.to_owned(), actor.to_owned());
+        let made = tokio::spawn(async move { this.create_whole(tenant, &text, &actor).await });
+        made.await.unwrap_or(Err(Refusal::Gone))
+    }
+
+    async fn create_whole(&self, tenant: TenantId, text: &str, actor: &str) -> Result<Keeper, Refusal> {
         let parsed = file::parse(text).map_err(|faults| Refusal::File(faults.iter().map(fault).collect()))?;
         let now = clock::now();
+        let _making = self.making.lock().await;
         let mut w = self.store.write().await?;
         let created = State::create(&mut w, tenant, text, self.servers.clone(), now).await?;
         let entry = AuditEntry {
@@ -114,11 +124,23 @@ impl Server {
             .map_err(|error| Refusal::Store(format!("{error:#}")))
     }
 
-    /// Removes an enclave of a tenant with everything that is in it.
+    /// Removes an enclave of a tenant with everything that is in it. Who asks may hang up: what was begun is done.
     ///
     /// # Errors
     /// [`Refusal`] when the store does not take it.
-    pub(crate) async fn remove(&self, tenant: TenantId, keeper: &Keeper, actor: &str) -> Result<(), Refusal> {
+    pub(crate) async fn remove(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        keeper: &Keeper,
+        actor: &str,
+    ) -> Result<(), Refusal> {
+        let (this, keeper, actor) = (Arc::clone(self), keeper.clone(), actor.to_owned());
+        let removed = tokio::spawn(async move { this.remove_whole(tenant, &keeper, &actor).await });
+        removed.await.unwrap_or(Err(Refusal::Gone))
+    }
+
+    async fn remove_whole(&self, tenant: TenantId, keeper: &Keeper, actor: &str) -> Result<(), Refusal> {
+        let _making = self.making.lock().await;
         let mut w = self.store.write().await?;
         w.remove_enclave(tenant, keeper.enclave).await?;
         let entry = AuditEntry {

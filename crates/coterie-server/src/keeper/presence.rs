@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use coterie_api::node::Explanation;
+use coterie_api::node::{Explanation, Failure};
 use coterie_model::{Name, Revision};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -24,11 +24,21 @@ struct Inner {
     here: BTreeMap<Name, Connected>,
     seen: BTreeMap<Name, Instant>,
     next: u64,
-    questions: BTreeMap<u64, oneshot::Sender<Installed>>,
+    /// Who was asked, and who waits for the answer.
+    questions: BTreeMap<u64, (Name, oneshot::Sender<Installed>)>,
 }
 
 /// What a node says of what it has installed.
-pub(crate) type Installed = Result<Explanation, String>;
+pub(crate) type Installed = Result<Explanation, Failure>;
+
+/// Why a node says nothing.
+pub(crate) fn unanswered(message: String) -> Failure {
+    Failure {
+        code: "unanswered".to_owned(),
+        message,
+        remedy: "look with `coterie get member` whether it is connected, and ask again".to_owned(),
+    }
+}
 
 /// One that follows.
 #[derive(Debug, Clone)]
@@ -144,7 +154,7 @@ impl Presence {
     /// Asks a member what it has installed towards a destination.
     ///
     /// # Errors
-    /// Why it cannot be known, in words.
+    /// What the node says against it, or why it says nothing.
     pub(crate) async fn ask(&self, name: &Name, destination: &str) -> Installed {
         let (reply, answer) = oneshot::channel();
         let (id, say) = {
@@ -152,21 +162,21 @@ impl Presence {
             let here = inner
                 .here
                 .get(name)
-                .ok_or_else(|| format!("`{name}` is not connected"))?;
+                .ok_or_else(|| unanswered(format!("`{name}` is not connected")))?;
             let say = here.say.clone();
             inner.next += 1;
             let id = inner.next;
-            inner.questions.insert(id, reply);
+            inner.questions.insert(id, (name.clone(), reply));
             (id, say)
         };
         let question = coterie_control::follow::message::explain(id, destination);
         let asked = say
             .try_send(question.into())
-            .map_err(|_full| format!("`{name}` does not keep up"));
+            .map_err(|_full| unanswered(format!("`{name}` does not keep up")));
         let answered = match asked {
             Ok(()) => match tokio::time::timeout(PATIENCE, answer).await {
                 Ok(Ok(installed)) => installed,
-                Ok(Err(_)) | Err(_) => Err(format!("`{name}` did not answer")),
+                Ok(Err(_)) | Err(_) => Err(unanswered(format!("`{name}` did not answer"))),
             },
             Err(error) => Err(error),
         };
@@ -174,9 +184,12 @@ impl Presence {
         answered
     }
 
-    /// A member's answer to [`Self::ask`].
-    pub(crate) fn answer(&self, id: u64, installed: Installed) {
-        if let Some(reply) = self.inner().questions.remove(&id) {
+    /// A member's answer to [`Self::ask`]; of one that was not asked this it counts for nothing.
+    pub(crate) fn answer(&self, name: &Name, id: u64, installed: Installed) {
+        let mut inner = self.inner();
+        if inner.questions.get(&id).is_some_and(|(asked, _)| asked == name)
+            && let Some((_, reply)) = inner.questions.remove(&id)
+        {
             let _late = reply.send(installed);
         }
     }

@@ -3,8 +3,6 @@
 //! What would change is worked out first, under the version of the file that is there; the keeper then takes the new file for
 //! that version alone. So what is answered is what was done, whoever else applied in between.
 
-use std::time::Duration;
-
 use axum::{Json, body::Body, response::IntoResponse as _};
 use bytes::Bytes;
 use coterie_api::v1::{self, Applied, ApplyQuery};
@@ -30,8 +28,6 @@ use crate::{
 
 /// How often it is worked out anew what would change, where others apply at the same time.
 const TRIES: u32 = 8;
-/// How long an enclave that somebody else makes at this moment is waited for, before each of those tries.
-const BEGINS: Duration = Duration::from_millis(200);
 
 /// `PUT /v1/enclaves/{e}`
 pub(super) async fn apply(call: Call, Asked(query): Asked<ApplyQuery>, headers: HeaderMap, body: Body) -> Answer {
@@ -103,11 +99,8 @@ impl Asking<'_> {
                 .await;
             match created {
                 Ok(_keeper) => {}
-                Err(Refusal::Exists(_)) if !self.condition.is_new => {
-                    // It is in the store, and its keeper begins.
-                    tokio::time::sleep(BEGINS).await;
-                    return Ok((file, None));
-                }
+                // Somebody else made it at this moment: its keeper is there.
+                Err(Refusal::Exists(_)) if !self.condition.is_new => return Ok((file, None)),
                 Err(Refusal::Exists(_)) => return Err(Refusal::Changed),
                 Err(refusal) => return Err(refusal),
             }

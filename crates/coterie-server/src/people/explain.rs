@@ -1,10 +1,7 @@
 //! `GET /v1/enclaves/{e}/explain`: why one member reaches another, by policy and by what both ends have installed.
 
 use axum::{Json, response::IntoResponse as _};
-use coterie_api::{
-    node::Failure,
-    v1::{Considered, ExplainQuery, Explained, Installed, Policy},
-};
+use coterie_api::v1::{Considered, ExplainQuery, Explained, Installed, Policy};
 use coterie_control::file::reach::{self, Explanation, ReachError};
 use coterie_model::Name;
 
@@ -41,11 +38,7 @@ pub(super) async fn explain(call: Call, Asked(query): Asked<ExplainQuery>) -> An
 async fn installed(keeper: &Keeper, member: &Name, other: &Name) -> Installed {
     match keeper.presence.ask(member, other.as_str()).await {
         Ok(explanation) => Installed::Told(explanation),
-        Err(message) => Installed::Untold(Failure {
-            code: "unanswered".to_owned(),
-            message,
-            remedy: "look with `coterie get member` whether it is connected, and ask again".to_owned(),
-        }),
+        Err(failure) => Installed::Untold(failure),
     }
 }
 

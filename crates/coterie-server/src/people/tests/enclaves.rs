@@ -1,5 +1,6 @@
 //! Enclaves, their files, communities, and why one member reaches another.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coterie_api::{
@@ -162,6 +163,48 @@ async fn somebody_who_applied_in_between_is_noticed() {
     let mut statuses: Vec<u16> = both.iter().map(|answered| answered.status.as_u16()).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 201]);
+}
+
+/// Who is told that there is such an enclave already finds it there; who hangs up has made it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enclave_is_in_the_store_and_at_work_or_neither() {
+    let site = Site::new().await;
+    site.shop("acme").await;
+    let tenant = site.keeper("acme").await.tenant;
+    for round in 0..20 {
+        let shop = name(&format!("shop-{round}"));
+        let text = FILE.replace("\"shop\"", &format!("\"{shop}\""));
+        let makers: Vec<_> = (0..4)
+            .map(|_| {
+                let (server, shop, text) = (Arc::clone(&site.server), shop.clone(), text.clone());
+                tokio::spawn(async move {
+                    let made = server.create(tenant, &text, "somebody").await;
+                    (made.is_ok(), server.keeper(tenant, &shop).await.is_some())
+                })
+            })
+            .collect();
+        let mut made = 0;
+        for maker in makers {
+            let (is_made, is_there) = maker.await.unwrap();
+            made += usize::from(is_made);
+            assert!(is_there, "round {round}");
+        }
+        assert_eq!(made, 1, "round {round}");
+    }
+    let text = FILE.replace("\"shop\"", "\"hasty\"");
+    let mut hasty = Box::pin(site.server.create(tenant, &text, "somebody"));
+    // It is asked for, and nobody waits for it.
+    core::future::poll_fn(|context| {
+        let _begun = hasty.as_mut().poll(context);
+        core::task::Poll::Ready(())
+    })
+    .await;
+    drop(hasty);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while site.server.keeper(tenant, &name("hasty")).await.is_none() {
+        assert!(Instant::now() < deadline, "it is not there");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Makes calls at once.
@@ -330,23 +373,31 @@ async fn why_is_told_by_policy_and_by_both_ends() {
         installed: None,
         refused: None,
     };
+    let failure = Failure {
+        code: "unknown-member".to_owned(),
+        message: "it is dark".to_owned(),
+        remedy: "light it".to_owned(),
+    };
+    // What one says who was asked something else counts for nothing.
     let answering = async {
         let [web, db] = &mut ends;
         let Message::Explain { id, destination } = web.next().await else {
             panic!("web-1 is asked something else");
         };
         assert_eq!(destination, "db-1");
-        keeper.presence.answer(id, Ok(has.clone()));
+        keeper.presence.answer(&name("db-1"), id, Err(failure.clone()));
+        keeper.presence.answer(&name("web-1"), id, Ok(has.clone()));
         let Message::Explain { id, destination } = db.next().await else {
             panic!("db-1 is asked something else");
         };
         assert_eq!(destination, "web-1");
-        keeper.presence.answer(id, Err("it is dark".to_owned()));
+        keeper.presence.answer(&name("web-1"), id, Ok(has.clone()));
+        keeper.presence.answer(&name("db-1"), id, Err(failure.clone()));
     };
     let (answered, ()) = tokio::join!(site.get(&key, &place), answering);
     let told: Explained = answered.ok();
     assert_eq!(told.from, Installed::Told(has.clone()));
-    assert!(matches!(told.to, Installed::Untold(Failure { message, .. }) if message == "it is dark"));
+    assert_eq!(told.to, Installed::Untold(failure));
     for (query, code) in [
         ("from=web-1&to=none", code::NOT_FOUND),
         ("from=web-1&to=web-1", code::BAD_REQUEST),
