@@ -1,5 +1,7 @@
 //! An enclave whose state was set back: a backup was restored, and what was done since it was made is not known here.
 
+use core::time::Duration;
+
 use coterie_crypto::Entropy;
 use coterie_model::{Name, UnixTime};
 
@@ -19,7 +21,8 @@ impl Enclave {
     /// # Errors
     /// [`IssueError`] when the clock is behind or the authority has ended.
     pub fn recover(&mut self, now: UnixTime, entropy: &mut dyn Entropy) -> Result<(), IssueError> {
-        let now = self.advance(now)?;
+        // Also where the clock was set back: later than the backup was made.
+        let now = self.advance(now.max(self.latest.plus(Duration::from_secs(1))))?;
         let floor = now.0.saturating_mul(IN_A_SECOND);
         self.floor = self.floor.max(floor);
         for record in self.members.values_mut() {
