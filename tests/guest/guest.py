@@ -81,27 +81,33 @@ class Guest:
     """A guest that has been started. `wait` until it is up; `run` waits by itself."""
 
     def __init__(self, work, name, image, bridge, address, files=None, memory=384):
+        append = f"root=/dev/vda rw net.ifnames=0 systemd.hostname={name} guest.address={address}"
+        drives = [f"file={image}/root.raw,format=raw,if=virtio,snapshot=on"]
+        if files is not None:
+            payload = work / f"{name}.files"
+            size = sum(f.stat().st_size for f in files.rglob("*") if f.is_file())
+            disk(files, payload, f"{size // 2**20 * 5 // 4 + 16}M", "files")
+            drives.append(f"file={payload},format=raw,if=virtio,readonly=on")
+        self.start(work, name, image, bridge, append, drives, memory)
+
+    def start(self, work, name, image, bridge, append, drives, memory, more=()):
+        """Starts it from the directory `image` with `vmlinuz` and `initrd.img`; `drives` and `more` are words for QEMU."""
         self.name = name
         self.console = work / f"{name}.console"
         tap, number = bridge.port()
         channel = work / f"{name}.agent"
-        append = f"root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.hostname={name} guest.address={address}"
         command = [
             *("taskset", "-c", str(max(os.sched_getaffinity(0))), "nice", "-n", "5"),
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-name", name),
             *("-machine", "q35", "-accel", "tcg,tb-size=96", "-cpu", "max", "-smp", "1", "-m", str(memory)),
-            *("-kernel", image / "vmlinuz", "-initrd", image / "initrd.img", "-append", append, "-serial", f"file:{self.console}"),
-            *("-drive", f"file={image}/root.raw,format=raw,if=virtio,snapshot=on"),
+            *("-kernel", image / "vmlinuz", "-initrd", image / "initrd.img", "-append", f"console=ttyS0 quiet {append}"),
+            *("-serial", f"file:{self.console}", *more),
+            *(word for drive in drives for word in ("-drive", drive)),
             *("-netdev", f"tap,id=n0,ifname={tap},script=no,downscript=no"),
             *("-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:77:00:{number:02x},romfile="),
             *("-device", "virtio-serial-pci,id=serial", "-chardev", f"socket,id=agent,path={channel},server=on,wait=off"),
             *("-device", "virtserialport,bus=serial.0,id=agent,chardev=agent,name=guest.agent"),
         ]
-        if files is not None:
-            payload = work / f"{name}.files"
-            size = sum(f.stat().st_size for f in files.rglob("*") if f.is_file())
-            disk(files, payload, f"{size // 2**20 * 5 // 4 + 16}M", "files")
-            command += ["-drive", f"file={payload},format=raw,if=virtio,readonly=on"]
         self.log = work / f"{name}.qemu"
         # Once the guest holds the port open, whatever the host wrote is delivered; so the host connects first.
         self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stderr=self.log.open("w"))
