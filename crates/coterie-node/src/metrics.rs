@@ -96,7 +96,7 @@ impl NodeMetrics {
             None,
             MetricType::Counter,
         )?;
-        for kind in ["rollback", "foreign", "twin", "forked", "revoked-knocked"] {
+        for kind in ["rollback", "foreign", "twin", "forked", "revoked-knocked", "restored"] {
             let n = s.alarms.get(kind).copied().unwrap_or(0);
             ConstCounter::new(n).encode(alarms.encode_family(&Kind { kind: kind.into() })?)?;
         }

@@ -130,12 +130,24 @@ pub(crate) async fn backup(directory: &Path, to: &Path) -> anyhow::Result<ExitCo
 /// When there is a database, or the backup is not to be used.
 pub(crate) async fn restore(directory: &Path, from: &Path) -> anyhow::Result<ExitCode> {
     let key = root_key(directory)?;
-    Store::restore(from, &database(directory), key, clock::now(), &mut SystemEntropy).await?;
+    let path = database(directory);
+    Store::restore(from, &path, key, clock::now(), &mut SystemEntropy).await?;
     tls::make_authority(directory)?;
+    let store = Store::open(&path, root_key(directory)?, clock::now(), &mut SystemEntropy).await?;
+    let enclaves = store.read().await?.all_enclaves().await?;
+    let mut w = store.write().await?;
+    for enclave in &enclaves {
+        let mut state = State::load(&store, enclave.tenant, enclave.id).await?;
+        state.recover(&mut w, clock::now()).await?;
+    }
+    w.commit().await?;
+    store.close().await?;
     say(&format!(
-        "restored {}\nwhat was done after the backup was made is lost: revoke again what was revoked since; nodes refuse to \
-         forget it, and raise an alarm\n",
-        database(directory).display()
+        "restored {}: {} enclaves, which give out new keys, statements and bundles from here on\n\
+         what was done after the backup was made is not in it. Who was revoked, isolated or ended since is a member again: \
+         revoke them again. Nodes notice the restored state, and their logs and `coterie status` name whom they refused.\n",
+        path.display(),
+        enclaves.len()
     ));
     Ok(ExitCode::SUCCESS)
 }

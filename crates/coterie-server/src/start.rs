@@ -97,7 +97,14 @@ pub(crate) fn make_root_key(directory: &Path) -> anyhow::Result<()> {
         std::fmt::Write::write_fmt(&mut *text, format_args!("{byte:02x}"))?;
     }
     text.push('\n');
-    tls::write(&directory.join(ROOT_KEY), text.as_bytes(), 0o600)
+    let path = directory.join(ROOT_KEY);
+    if path.exists() {
+        bail!(
+            "{} cannot be read as a root key; move it away for a new server, or put the right one there",
+            path.display()
+        );
+    }
+    tls::put(directory, ROOT_KEY, text.as_bytes(), 0o600)
 }
 
 /// Serves until it is told to stop.

@@ -167,7 +167,8 @@ fn read_pair(certificate: &Path, key: &Path) -> anyhow::Result<Pair> {
     Ok((chain, key))
 }
 
-/// Makes the server's own authority, where it has none.
+/// Makes the server's own authority, where it has none. A key without a certificate is what an interruption left: nobody has
+/// seen anything that it signed.
 ///
 /// # Errors
 /// When files cannot be written.
@@ -182,8 +183,23 @@ pub(crate) fn make_authority(directory: &Path) -> anyhow::Result<()> {
     params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
     (params.not_before, params.not_after) = span(AUTHORITY_DAYS);
     let certificate = params.self_signed(&key)?;
-    write(&directory.join(AUTHORITY_KEY), key.serialize_pem().as_bytes(), 0o600)?;
-    write(&directory.join(AUTHORITY), certificate.pem().as_bytes(), 0o644)
+    put(directory, AUTHORITY_KEY, key.serialize_pem().as_bytes(), 0o600)?;
+    put(directory, AUTHORITY, certificate.pem().as_bytes(), 0o644)
+}
+
+/// Puts a file into the server's directory, whole or not at all.
+pub(crate) fn put(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    let (path, fresh) = (directory.join(name), directory.join(format!("{name}.new")));
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot replace {}", fresh.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    write(&fresh, bytes, mode)?;
+    fs::rename(&fresh, &path).with_context(|| format!("cannot make {}", path.display()))?;
+    let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
+    synced.with_context(|| format!("cannot write {}", directory.display()))
 }
 
 /// The server's own authority (PEM).
@@ -202,6 +218,7 @@ fn own_pair(directory: &Path, names: &[String]) -> anyhow::Result<Pair> {
     let key = rcgen::KeyPair::generate()?;
     let mut params = rcgen::CertificateParams::new(names.to_vec())?;
     params.distinguished_name = named(names.first().map_or("coterie-server", String::as_str));
+    params.is_ca = rcgen::IsCa::ExplicitNoCa;
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
@@ -225,7 +242,7 @@ fn span(days: i64) -> (time::OffsetDateTime, time::OffsetDateTime) {
 }
 
 /// Writes a file of this server, which none may be in the place of.
-pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     use std::io::Write as _;
     let mut file = fs::OpenOptions::new()
         .write(true)
@@ -236,4 +253,35 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> 
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::start::make_root_key;
+
+    #[test]
+    fn keys_and_authority_are_made_however_often_that_was_interrupted() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
+        fs::write(place("root.key.new"), "half").unwrap();
+        make_root_key(directory.path()).unwrap();
+        let root = fs::read(place("root.key")).unwrap();
+        make_root_key(directory.path()).unwrap_err();
+        assert_eq!(fs::read(place("root.key")).unwrap(), root, "one that is there stays");
+        for left in ["ca.key.new", "ca.key", "ca.pem.new"] {
+            fs::write(place(left), "half").unwrap();
+            make_authority(directory.path()).unwrap();
+            own_pair(directory.path(), &["localhost".to_owned()]).unwrap();
+            let mode = |name| fs::metadata(place(name)).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode(AUTHORITY_KEY), mode(AUTHORITY)), (0o600, 0o644), "{left}");
+            let made = fs::read(place(AUTHORITY)).unwrap();
+            make_authority(directory.path()).unwrap();
+            assert_eq!(fs::read(place(AUTHORITY)).unwrap(), made, "one that is there stays");
+            assert!(!place("ca.key.new").exists() && !place("ca.pem.new").exists());
+            fs::remove_file(place(AUTHORITY)).unwrap();
+        }
+    }
 }

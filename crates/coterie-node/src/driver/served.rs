@@ -10,7 +10,7 @@ use anyhow::Context;
 use coterie_api::{Answer, Failure, Reply, node as api, v1};
 use coterie_control::bundle::Keys;
 use coterie_crypto::{aead::Suite, dh::KeyPair};
-use coterie_model::{Instant, Name, Prefix};
+use coterie_model::{Instant, Name, Prefix, Revocations};
 use coterie_proto::{
     Node, Update,
     bootstrap::{Door, Knock},
@@ -187,6 +187,33 @@ impl Served {
     }
 }
 
+/// Revisions that no server counts through between two lists: it went on from a restored backup.
+const RESTORED: u64 = 1 << 19;
+
+impl Driver {
+    /// A server that went on from a backup counts on far above what was given out, and may have forgotten whom it refused.
+    fn notice_restore(&mut self, list: &Revocations) {
+        let Some(known) = self.node.revocations() else { return };
+        if list.revision.saturating_sub(known.revision) < RESTORED {
+            return;
+        }
+        let time = self.node.time(now());
+        let is_named = |key| list.entries.iter().any(|entry| entry.static_key == key);
+        let forgotten: Vec<String> = known
+            .entries
+            .iter()
+            .filter(|entry| entry.until > time && !is_named(entry.static_key))
+            .map(|entry| entry.member.to_string())
+            .collect();
+        tracing::warn!(
+            ?forgotten,
+            "the server went on from a restored backup; members whom it refused before and does not any more are named by their \
+             ids: have them revoked again (`coterie audit tail` knows their names)"
+        );
+        self.served.count_alarm("restored");
+    }
+}
+
 /// The word for an alarm in status and metrics.
 pub(super) fn alarm_name(alarm: &Alarm) -> &'static str {
     match alarm {
@@ -254,10 +281,13 @@ impl Driver {
                 head: Some(head),
                 ..Update::default()
             },
-            Word::Revocations(list) => Update {
-                revocations: Some(list),
-                ..Update::default()
-            },
+            Word::Revocations(list) => {
+                self.notice_restore(list.claimed());
+                Update {
+                    revocations: Some(list),
+                    ..Update::default()
+                }
+            }
             Word::View(piece) => Update {
                 views: vec![piece],
                 ..Update::default()

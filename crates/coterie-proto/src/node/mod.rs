@@ -401,6 +401,12 @@ impl Node {
         self.membership.known().1
     }
 
+    /// Who is refused, as it was told last.
+    #[must_use]
+    pub fn revocations(&self) -> Option<&coterie_model::Signed<coterie_model::Revocations>> {
+        self.membership.difference().0
+    }
+
     /// This node's static key.
     #[must_use]
     pub fn static_key(&self) -> &PublicKey {

@@ -81,7 +81,14 @@ impl State {
         let place = self.place(name).ok_or(Refusal::NotAMember)?;
         let mut opening = match self.changes(store, follow, &place, now).await? {
             Some(changes) => changes,
-            None => everything(&self.enclave, &place.communities, place.door.is_some(), now),
+            None => {
+                let mut all = everything(&self.enclave, &place.communities, place.door.is_some(), now);
+                // It may have missed that there are keys which its bundle does not have.
+                if !self.fresh.contains(name) {
+                    all.push(message::renew());
+                }
+                all
+            }
         };
         if let Some(static_key) = &place.door {
             let knocks = self.knocks(store, static_key, now).await?;

@@ -27,6 +27,7 @@ impl State {
             )
         };
         let bundle = renewed.map_err(|error| Failed::of(error, is_clean))?;
+        self.fresh.insert(request.name().clone());
         Ok(Outcome::Bundle(bundle))
     }
 

@@ -39,6 +39,8 @@ pub(crate) struct State {
     version: u64,
     /// Tokens that open doors, as long as nothing changed.
     pub(super) knocking: Option<Vec<Token>>,
+    /// Members whose newest bundle has every key that there is.
+    pub(super) fresh: BTreeSet<Name>,
     /// Since when this process has the enclave, for who was seen last before that.
     pub(crate) since: UnixTime,
 }
@@ -143,6 +145,7 @@ impl State {
             root_changed: false,
             version: row.version,
             knocking: None,
+            fresh: BTreeSet::new(),
             since: crate::clock::now(),
         })
     }
@@ -173,6 +176,29 @@ impl State {
             super::member::ask_roll(w, &enclave, community, now).await?;
         }
         Ok(Created { enclave: id })
+    }
+
+    /// Goes on after an older state was restored: what is given out from now on is newer than all that was given out before.
+    ///
+    /// # Errors
+    /// When the clock is behind, the authority has ended, or the store does not take it.
+    pub(crate) async fn recover(&mut self, w: &mut Write, now: UnixTime) -> anyhow::Result<()> {
+        self.enclave.recover(now, &mut SystemEntropy)?;
+        let records = self.enclave.take_records();
+        let id = self.enclave.id();
+        self.version = w.advance_enclave(self.tenant, id, self.version).await?;
+        write_records(w, id, &records).await?;
+        let changes: Vec<NewChange<'_>> = records.iter().filter(|r| is_news(&r.part)).map(change).collect();
+        self.revision = w.add_changes(id, &changes, now).await?;
+        let entry = coterie_store::AuditEntry {
+            scope: coterie_store::Scope::Tenant(self.tenant),
+            actor: "console",
+            action: "enclave.recover",
+            object: self.enclave.name().as_str(),
+            detail: &serde_json::json!({ "members": self.enclave.enrolled().count() }),
+        };
+        w.audit(&entry, now).await?;
+        Ok(())
     }
 
     /// Does deeds in one transaction: what became of each, and what it means for who follows.
@@ -212,6 +238,12 @@ impl State {
             if !changes.is_empty() {
                 self.revision = w.add_changes(self.enclave.id(), &changes, now).await?;
             }
+        }
+        if records
+            .iter()
+            .any(|record| matches!(record.part, Part::Keys(_) | Part::File))
+        {
+            self.fresh.clear();
         }
         w.commit().await?;
         let told = self.told(&records, tokens_before && self.knocking.is_none(), now);

@@ -5,6 +5,7 @@
     reason = "a test looks for one kind of message among many"
 )]
 
+mod certificates;
 mod crash;
 mod follow;
 mod machine;

@@ -11,6 +11,7 @@ mod enrol;
 mod flow;
 mod rotate;
 mod site;
+mod trouble;
 
 /// Two tiers, and what both are in.
 const FILE: &str = r#"

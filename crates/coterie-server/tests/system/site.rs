@@ -29,6 +29,8 @@ pub(crate) struct Site {
     pub(crate) lab: Lab,
     pub(crate) bridge: Bridge,
     pub(crate) config: Host,
+    /// The server's.
+    pub(crate) directory: PathBuf,
     pub(crate) server: Option<Child>,
     pub(crate) machines: Vec<Machine>,
     owner: String,
@@ -44,11 +46,19 @@ pub(crate) struct Machine {
 impl Site {
     /// Raises the server with a tenant that has the enclave of `file`, which is named `shop`.
     pub(crate) fn new(file: &str) -> Self {
+        Self::on_disk(file, |_directory| {})
+    }
+
+    /// The same, with a disk of its own for the server's directory.
+    pub(crate) fn on_disk(file: &str, mount: impl FnOnce(&Path)) -> Self {
         let lab = Lab::new(LabOptions::default()).expect("a lab");
         let bridge = lab.bridge("rack-1").expect("a bridge");
+        // Before there is a host, so that it sees what is mounted here.
+        let directory = lab.directory().join("server");
+        std::fs::create_dir(&directory).expect("a directory");
+        mount(&directory);
         let address = ["192.0.2.1/17".parse().expect("an address")];
         let config = lab.host("config", &bridge, &address).expect("a host");
-        let directory = config.directory().join("server");
         let made = config
             .command(env!("CARGO_BIN_EXE_coterie-server"))
             .args(["init", "--directory"])
@@ -66,6 +76,7 @@ impl Site {
             lab,
             bridge,
             config,
+            directory,
             server: None,
             machines: Vec::new(),
             owner: String::new(),
@@ -100,7 +111,7 @@ impl Site {
                 HEALTH,
             ])
             .arg("--directory")
-            .arg(self.config.directory().join("server"))
+            .arg(&self.directory)
             .spawn()
             .expect("the server starts");
         wait_for("the server to be ready", DEADLINE, || {
@@ -109,6 +120,20 @@ impl Site {
         })
         .unwrap_or_else(|_late| panic!("{}", server.stderr()));
         self.server = Some(server);
+    }
+
+    /// Runs one of the server's other commands on its directory, with files beside that.
+    pub(crate) fn tool(&self, command: &[&str], files: &[&str]) {
+        let mut tool = self
+            .config
+            .command(env!("CARGO_BIN_EXE_coterie-server"))
+            .args(command.iter().copied())
+            .arg("--directory")
+            .arg(&self.directory);
+        for file in files {
+            tool = tool.arg(self.config.directory().join(file));
+        }
+        tool.run().and_then(coterie_lab::Output::check).expect("it is done");
     }
 
     /// Kills the server as a power cut would.
@@ -122,7 +147,7 @@ impl Site {
     }
 
     fn call<T: Send>(&self, key: &str, work: impl AsyncFnOnce(Person) -> T + Send) -> T {
-        let authority = std::fs::read(self.config.directory().join("server/ca.pem")).expect("the authority");
+        let authority = std::fs::read(self.directory.join("ca.pem")).expect("the authority");
         let within = self.config.within(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

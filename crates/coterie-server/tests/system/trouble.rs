@@ -1,0 +1,131 @@
+//! The server's disk is full, or read-only, or an older state: the alarm is clear, and packets go on.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::process::Command;
+
+use coterie_api::v1;
+use coterie_lab::{wait_for, within_namespaces};
+
+use crate::{
+    FILE,
+    site::{DEADLINE, Site},
+};
+
+fn mount(arguments: &[&str]) {
+    let status = Command::new("mount").args(arguments).status().expect("mount is there");
+    assert!(status.success(), "mount {arguments:?}");
+}
+
+/// What the health endpoint answers.
+fn health(site: &Site) -> String {
+    let asked = site.config.within(|| {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect("127.0.0.1:9750").expect("health is told");
+        stream
+            .write_all(b"GET /health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .expect("asked");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("answered");
+        text
+    });
+    asked.expect("the host is there")
+}
+
+fn try_token(site: &Site) -> Result<v1::TokenMade, String> {
+    let new = v1::NewToken {
+        template: crate::site::name("web"),
+        member: None,
+        uses: 1,
+        ttl_seconds: 600,
+        ephemeral_seconds: None,
+        from: None,
+    };
+    site.owner(async |owner| {
+        let made = owner.post("/v1/enclaves/shop/tokens", &new).await;
+        made.map_err(|error| format!("{:?} {error}", error.code()))
+    })
+}
+
+#[test]
+fn a_full_or_read_only_disk_raises_a_clear_alarm_and_stops_no_packet() {
+    within_namespaces(|| {
+        let mut site = Site::on_disk(FILE, |directory| {
+            mount(&["-t", "tmpfs", "-o", "size=4m", "none", directory.to_str().unwrap()]);
+        });
+        site.enrolled("web", "web-1");
+        site.enrolled("web", "web-2");
+        site.machine("web-1").ping("web-2");
+        let directory = site.directory.clone();
+        let mut filler = std::fs::File::create(directory.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}
+        // The log that SQLite keeps beside has some room of its own.
+        let refused =
+            wait_for("a write that does not fit", DEADLINE, || try_token(&site).err()).expect("the disk is full");
+        assert!(
+            refused.contains("read-only") && refused.contains("disk is full"),
+            "{refused}"
+        );
+        assert!(health(&site).contains("503"), "{}", health(&site));
+        let log = site.server.as_ref().unwrap().stderr();
+        assert!(log.contains("nothing was written"), "{log}");
+        site.machine("web-1").ping("web-2");
+        drop(filler);
+        std::fs::remove_file(directory.join("filler")).unwrap();
+        try_token(&site).expect("there is room again");
+        assert!(health(&site).contains("200 OK"), "{}", health(&site));
+
+        let path = directory.to_str().unwrap();
+        mount(&["-o", "remount,ro", path]);
+        let refused = try_token(&site).expect_err("nothing can be written");
+        assert!(refused.contains("read-only"), "{refused}");
+        site.machine("web-2").ping("web-1");
+        mount(&["-o", "remount,rw", path]);
+        try_token(&site).expect("it can be written again");
+    });
+}
+
+/// An old backup is restored: nodes notice, nothing that they have goes back, and everything goes on.
+#[test]
+fn a_restored_backup_is_noticed_and_sets_nobody_back() {
+    within_namespaces(|| {
+        let mut site = Site::new(FILE);
+        for member in ["web-1", "web-2", "web-3"] {
+            site.enrolled("web", member);
+        }
+        site.machine("web-1").ping("web-2");
+        site.tool(&["backup"], &["backup"]);
+        let _cut: v1::CutOff =
+            site.owner(async |owner| owner.post("/v1/enclaves/shop/members/web-3/revoke", &()).await.unwrap());
+        let epoch = |site: &Site| site.machine("web-1").status().communities[0].epoch;
+        let before = wait_for("the new epoch", DEADLINE, || epoch(&site).filter(|epoch| *epoch > 1)).expect("it rolls");
+        let revision = site.machine("web-1").status().revision;
+
+        site.kill_server();
+        let directory = site.directory.clone();
+        for name in ["server.db", "server.db-wal", "server.db-shm"] {
+            let _none = std::fs::remove_file(directory.join(name));
+        }
+        site.tool(&["restore"], &["backup"]);
+        site.up();
+        let machine = site.machine("web-1");
+        wait_for("the restored state to be noticed", DEADLINE, || {
+            machine.status().alarms.get("restored").copied()
+        })
+        .unwrap_or_else(|_late| panic!("{}", machine.daemon().stderr()));
+        assert!(
+            machine.daemon().stderr().contains("forgotten=[\""),
+            "whom it refused is named"
+        );
+        wait_for("a newer epoch", DEADLINE, || {
+            epoch(&site).filter(|epoch| *epoch > before)
+        })
+        .expect("epochs go on");
+        assert!(site.machine("web-1").status().revision > revision, "revisions go on");
+        site.machine("web-1").ping("web-2");
+        // Who was revoked is revoked again.
+        let _cut: v1::CutOff =
+            site.owner(async |owner| owner.post("/v1/enclaves/shop/members/web-3/revoke", &()).await.unwrap());
+        site.enrolled("web", "web-4").ping("web-1");
+    });
+}
