@@ -23,7 +23,7 @@ export COTERIE_PYTHON_PACKAGES := $(CURDIR)/$(PYTHON_PACKAGES)
 SEEDS ?= 20000
 MINUTES ?= 5
 
-.PHONY: help setup rust build static demo test test-rust test-doc test-python test-static test-guest deb test-deb python lint fmt deny advisories doc sim soak fuzz bench bench-server install clean
+.PHONY: help setup rust build static demo test test-rust test-doc test-python test-static test-guest test-member deb test-deb python lint fmt deny advisories doc sim soak fuzz bench bench-server install clean
 
 help: ## this list
 	@echo "Coterie. In the order in which a newcomer needs it:"
@@ -65,6 +65,9 @@ test-static: static ## runs the shipped programs where only a kernel and busybox
 # Not being able to (77) is no failure.
 test-guest: static ## runs the shipped programs under a real systemd, in two QEMU guests (as root; some five minutes)
 	tests/guest/systemd.py $(SHIPPED) || [ $$? -eq 77 ]
+
+test-member: static ## takes a real machine (QEMU) through its life as a member (as root; under a minute)
+	tests/guest/member.py $(SHIPPED) || [ $$? -eq 77 ]
 
 deb: static ## makes Debian packages of the shipped programs, into target/deb
 	packaging/deb/build $(SHIPPED) $(PACKAGES)

@@ -56,7 +56,7 @@ def main():
     programs = Path(sys.argv[1]).resolve()
     try:
         look()
-        require({"genisoimage": "genisoimage", "nsenter": "util-linux", "ping": "iputils-ping", "python3": "python3-minimal"})
+        require({"genisoimage": "genisoimage", "ping": "iputils-ping"})
         # Before the namespace is entered that has no way to a mirror.
         image = kernel()
         with alone() as work:
@@ -144,6 +144,11 @@ def by_source(site, vm, report):
     expect(again["detail"]["how"] == "replaced", f"the audit log says {again}")
     expect(again["detail"]["key"] != entry["detail"]["key"], "it came back with its old keys")
     report.ok("it has new keys, and its name again")
+    # By which it is known that the wire would have carried an answer.
+    vm.is_dark()
+    vm.must("coterie unlock")
+    until("it answers in clear", lambda: pinged([], vm.outside))
+    report.ok("it answers in clear only once it is unlocked")
     vm.off()
 
 
@@ -213,13 +218,17 @@ def until(what, probe, seconds=DEADLINE):
     return found
 
 
+def pinged(start, address):
+    return subprocess.run([*start, "ping", "-q", "-c", "1", "-W", "1", address], capture_output=True).returncode == 0
+
+
 class Site:
     """The server in namespace `config`, and the door in namespace `gate-1` in front of it."""
 
     def __init__(self, programs, work):
         self.programs, self.work = programs, work
         self.processes = {}
-        self.bridge = Bridge("wire")
+        self.bridge = Bridge("wire", "198.51.100.254/24")
         for namespace in ("config", "gate-1"):
             ip("netns", "add", namespace)
             ip("-n", namespace, "link", "set", "lo", "up")
@@ -304,9 +313,9 @@ class Site:
         expect(entries, f"the audit log has no {action} of {name}")
         return max(entries, key=lambda entry: entry["seq"])
 
-    def ping(self, address, namespace="gate-1", seconds=1):
-        command = ["ip", "netns", "exec", namespace, "ping", "-q", "-c", "1", "-W", str(seconds), address]
-        return subprocess.run(command, capture_output=True).returncode == 0
+    def ping(self, address):
+        """From the door; not in clear, which would not leave it."""
+        return pinged(["ip", "netns", "exec", "gate-1"], address)
 
 
 class Machine:
@@ -383,8 +392,8 @@ class Machine:
             expect(not self.site.ping(inside), f"{self.name} answers at {inside}")
 
     def is_dark(self):
-        """In clear it answers nobody on its wire: neither ping, nor a connection."""
-        expect(not self.site.ping(self.outside), f"{self.name} answers at {self.outside}")
+        """A neighbour on its wire, who is no member, gets no answer in clear."""
+        expect(not pinged([], self.outside), f"{self.name} answers at {self.outside}")
 
     def restarted(self, script, before):
         """Does what ends the agent. Seconds until another one runs and is reached."""
