@@ -18,6 +18,7 @@ use coterie_model::{Prefix, UnixTime};
 use sd_notify::NotifyState;
 
 use crate::{
+    certificates::{self, Certificates},
     driver::{Driver, Left, Own, Parts, Serving, now},
     enrol::{self, Pass},
     follow::{self, Follow, Remembered, Renewed, Say, follower::Word, link::Credentials},
@@ -66,6 +67,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     notify(&[NotifyState::Ready]);
     let ending = attend(options, &mut driver, before)?;
     drop(driver);
+    certificates::take_away(options);
     // Port and interface are free now. Who asks from here on is told that nobody is there, and not that nobody answers.
     if let Err(error) = std::fs::remove_file(&options.socket) {
         tracing::debug!(%error, "the control socket was gone already");
@@ -202,6 +204,7 @@ fn raise(
         Some(credentials) => Remembered::read(&options.state, &credentials.owner(), &credentials.signer),
         None => Remembered::default(),
     };
+    let certificates = Certificates::of(&opened);
     let mut config = identity::config(opened, &keys, &journal, time);
     remembered.put_into(&mut config.update);
     let mut node = identity::node(config, &journal, at);
@@ -245,6 +248,7 @@ fn raise(
     drop((identity, keys));
     let driver = Driver::new(parts)?;
     serve(&options.socket, asker.clone())?;
+    certificates.show(options);
     if let Some(address) = options.metrics {
         metrics::serve(address, asker)?;
     }
@@ -379,6 +383,7 @@ fn reload(options: &Options, driver: &mut Driver, before: &mut Before) -> anyhow
         .map(|boot| KnownTime { boot, at, time: known });
     before.kept.keep(options, &identity)?;
     before.boot.clone_from(&identity.boot);
+    let certificates = Certificates::of(&opened);
     let change = Change {
         opened,
         keys,
@@ -388,6 +393,7 @@ fn reload(options: &Options, driver: &mut Driver, before: &mut Before) -> anyhow
         time: (time, known),
     };
     let anew = take_over(options, driver, before, change)?;
+    certificates.show(options);
     let follow = match (credentials, driver.follow()) {
         (Some(credentials), Some(follow)) => {
             follow.say(Say::Identity {
@@ -436,6 +442,7 @@ fn take_renewed(options: &Options, driver: &mut Driver, before: &mut Before, ren
         true => None,
         false => credentials(&opened, &keys, before.boot.clone())?,
     };
+    let certificates = Certificates::of(&opened);
     let change = Change {
         opened,
         keys,
@@ -445,6 +452,7 @@ fn take_renewed(options: &Options, driver: &mut Driver, before: &mut Before, ren
         time: (time, time),
     };
     let anew = take_over(options, driver, before, change)?;
+    certificates.show(options);
     if let Some(follow) = driver.follow() {
         follow.say(Say::Taken(journal));
         if let Some(credentials) = credentials {

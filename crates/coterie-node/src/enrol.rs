@@ -23,7 +23,7 @@ use sd_notify::NotifyState;
 use zeroize::Zeroizing;
 
 use crate::{
-    disk::write_private,
+    disk::{check_private, write_private},
     driver::now,
     entropy::SystemEntropy,
     identity::{Identity, Origin, boot},
@@ -121,6 +121,10 @@ pub fn enrol(options: &Options, pass: &Pass, time: UnixTime) -> anyhow::Result<I
 /// As [`enrol`]; also when files cannot be written, or there is no token.
 pub fn only(options: &Options, time: UnixTime) -> anyhow::Result<()> {
     let pass = Pass::find(options)?.context("--enrol-only takes a join token: give it with --token")?;
+    // The token is good once: what can fail is tried before it is used.
+    for path in [&options.keys, &options.bundle] {
+        check_private(path).with_context(|| format!("cannot write {}, so the token was not used", path.display()))?;
+    }
     let applicant = Applicant::new(options, &pass, time)?;
     let udp = match pass.token.doors[..] {
         [] => None,
@@ -131,12 +135,12 @@ pub fn only(options: &Options, time: UnixTime) -> anyhow::Result<()> {
         }
     };
     let (identity, ticket) = applicant.apply(&pass, time, (udp, None))?;
+    for (path, bytes) in [(&options.keys, &identity.keys), (&options.bundle, &identity.bundle)] {
+        write_private(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if ticket.is_some() {
         std::fs::create_dir_all(&options.state).with_context(|| format!("cannot make {}", options.state.display()))?;
         pass.used(options, ticket.as_ref())?;
-    }
-    for (path, bytes) in [(&options.keys, &identity.keys), (&options.bundle, &identity.bundle)] {
-        write_private(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

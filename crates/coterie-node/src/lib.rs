@@ -16,11 +16,13 @@
 //! | [`follow`] | the server: what it tells and is asked, in a thread of its own |
 //! | [`visitors`] | whom this node let in as a door |
 //! | [`requests`] | control socket and signals |
+//! | [`certificates`] | who the machine is, as files for other programs |
 //! | [`service`] | what the service manager is told |
 //! | [`answers`] | the core's values in the contract's words |
 //! | [`metrics`] | the same for Prometheus |
 
 pub mod answers;
+pub mod certificates;
 pub mod daemon;
 mod disk;
 pub mod driver;

@@ -189,6 +189,37 @@ fn a_member_follows_renews_and_acknowledges() {
 }
 
 #[test]
+fn who_a_member_is_lies_beside_its_socket_for_other_programs() {
+    within_namespaces(|| {
+        use coterie_control::bundle::{subject_of, to_pem};
+        use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let served = Served::new(FILE, "web");
+        let one = Machine::up(&served, "one", 11);
+        let root = std::fs::read_to_string(one.at("root.pem")).expect("it is there");
+        assert_eq!(root, to_pem(served.keeper().enclave.root_certificate()));
+        let identity = || CertificateDer::from_pem_file(one.at("identity.pem")).expect("a certificate");
+        let before = identity();
+        let (enclave, member, key) = subject_of(&before).expect("an identity");
+        assert_eq!((enclave, &member), (name("shop"), &name("one")));
+        assert_eq!(served.keeper().enclave.identity_key(&member), Some(&key));
+        for file in ["identity.pem", "root.pem"] {
+            let mode = std::fs::metadata(one.at(file)).expect("it is there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o644, "{file}");
+        }
+        served.keeper().tell_all(&[message::renew()]);
+        let newer = wait_for("a new certificate", DEADLINE, || (identity() != before).then_some(()));
+        assert!(newer.is_ok(), "{}", one.daemon().stderr());
+        assert_eq!(one.call(&Request::Down), Ok(Answer::Done));
+        let gone = wait_for("nothing to be left", DEADLINE, || {
+            ["identity.pem", "root.pem"].iter().all(|file| !one.at(file).exists()).then_some(())
+        });
+        assert!(gone.is_ok(), "{}", one.daemon().stderr());
+    });
+}
+
+#[test]
 fn a_server_that_was_set_back_is_not_believed_and_that_is_said() {
     within_namespaces(|| {
         let served = Served::new(FILE, "web");
@@ -390,6 +421,45 @@ fn enrolling_only_writes_bundle_and_keys_with_which_coteried_starts() {
         assert!(one.status().server.is_some_and(|server| server.serial > 1));
         assert_eq!(one.call(&Request::Reload), Ok(Answer::Done), "it is the newest");
         one.follows();
+    });
+}
+
+#[test]
+fn enrolling_only_knows_where_to_write_before_it_uses_the_token() {
+    within_namespaces(|| {
+        let served = Served::new(FILE, "web");
+        let one = Machine::new(&served, "one", 11);
+        let enrol = |bundle: &str, keys: &str| {
+            let in_its_directory = one.host.command("sh").arg("-c").arg("cd \"$0\" && exec \"$@\"");
+            let command = in_its_directory.arg(one.host.directory()).args([
+                env!("CARGO_BIN_EXE_coteried"),
+                "--enrol-only",
+                "--name",
+                "one",
+                "--token",
+                "token",
+                "--state",
+                "state",
+                "--bundle",
+                bundle,
+                "--keys",
+                keys,
+            ]);
+            command.deadline(DEADLINE).run().expect("coteried runs")
+        };
+        for (bundle, keys) in [("none/bundle", "keys"), ("bundle", "none/keys"), (".", "keys")] {
+            let ended = enrol(bundle, keys);
+            assert!(
+                !ended.is_success() && ended.stderr.contains("cannot write"),
+                "{ended:?}"
+            );
+        }
+        assert!(served.keeper().shown.is_empty(), "nobody was asked");
+        let ended = enrol("bundle", "keys");
+        assert!(ended.is_success(), "{ended:?}");
+        for file in ["bundle", "keys", "state/ticket"] {
+            assert!(one.at(file).exists(), "{file}");
+        }
     });
 }
 
