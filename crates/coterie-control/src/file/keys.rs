@@ -317,7 +317,8 @@ pub(super) static MEMBER: Table = Table {
         key(
             "endpoints",
             Kind::List(ENDPOINT, 0, MAX_ENDPOINTS),
-            "Outside addresses where it can be reached by UDP; without a port, the enclave's.",
+            "Outside addresses where it can be reached by UDP; without a port, the enclave's. \
+             Where none is given, a machine that comes with a token is where it applied from.",
             "[\"192.0.2.11:4747\"]",
         )
         .default("[]"),
