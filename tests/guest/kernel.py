@@ -20,7 +20,7 @@ PACKAGE = "linux-image-cloud-amd64"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "isofs", "ext4", "tun", "nf_tables", "nft_ct",
            "nft_reject_inet", "nft_reject_netdev", "nft_counter")
 # Not found as symbols, but asked for by name at run time.
-ALSO = ("crc32c_generic", "libcrc32c", "nf_conntrack")
+ALSO = ("crc32c_intel", "crc32c_generic")
 PROGRAMS = {"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "busybox": "busybox-static"}
 
 
@@ -36,13 +36,19 @@ def kernel():
 
 
 def fetch():
+    try:
+        return fetched()
+    except Missing:
+        # Lists that are old name what mirrors have no more.
+        subprocess.run(["apt-get", "update"], capture_output=True)
+        return fetched()
+
+
+def fetched():
     known = subprocess.run(["apt-cache", "depends", PACKAGE], capture_output=True, text=True, check=False).stdout
     names = [line.split()[1] for line in known.splitlines() if "Depends:" in line and "linux-image-" in line]
     if not names:
-        # Whatever was fetched before is as good.
-        for kept in sorted(CACHE.glob("kernel-*/vmlinuz")):
-            return kept.parent
-        raise Missing(f"apt of this machine knows no package {PACKAGE}; as root, on Debian: apt-get update")
+        raise Missing(f"apt of this machine knows no package {PACKAGE}; its mirrors have to be Debian's")
     made = CACHE / names[0].replace("linux-image", "kernel")
     if made.is_dir():
         return made
