@@ -25,8 +25,10 @@ use crate::{
 
 /// Most machines of a world.
 const MAX_MACHINES: usize = 16;
-/// How far the server's clock may be wrong, in seconds.
-const FARTHEST: i64 = 250;
+/// How far the server's clock may be ahead, in seconds.
+const FARTHEST: i64 = 2000;
+/// How far it may be set back: for so long the enclave's time stands, while leases run.
+const STANDS: i64 = 100;
 
 impl World {
     /// Carries out a transition; false when there was nothing to carry out.
@@ -193,10 +195,11 @@ impl World {
 
     fn set_server_clock(&mut self, by: i64) -> bool {
         let offset = self.server.offset + by;
-        if offset.abs() > FARTHEST {
+        if offset < self.farthest - STANDS || offset > FARTHEST {
             return false;
         }
         self.server.offset = offset;
+        self.farthest = self.farthest.max(offset);
         if by < 0 {
             self.set_back = Some(self.now);
         }
@@ -353,10 +356,8 @@ impl World {
         match self.sabotage {
             Some(Sabotage::ForgetRevocations) => m.disk.revocations = None,
             Some(Sabotage::ForgetTime) => {
-                let time = m.disk.pulse.as_ref().map(|pulse| pulse.at);
-                if let (Some(pulse), Some(_)) = (&mut m.disk.pulse, time) {
-                    pulse.at = m.clock.boot(self.now);
-                }
+                let at = m.clock.boot(self.now);
+                m.disk.pulse.iter_mut().for_each(|pulse| pulse.at = at);
             }
             Some(_) | None => {}
         }
@@ -531,6 +532,11 @@ impl World {
             return false;
         }
         let now = self.now;
+        if self.sabotage == Some(Sabotage::ForgetCommit)
+            && let Some((store, _)) = self.backups.last()
+        {
+            self.server.store = store.clone();
+        }
         if !self.server.start(now) {
             self.breach(Breach::new(
                 Promise::Durable,

@@ -489,7 +489,10 @@ impl Drawing {
 
     fn clock(&mut self, wait: Duration) {
         let seconds = i64::try_from(1 + self.rng.below(100)).unwrap_or(1);
-        let what = if self.rng.chance(600) {
+        let far = i64::try_from(400 + self.rng.below(400)).unwrap_or(400);
+        let what = if self.rng.chance(100) {
+            Transition::ServerClock { by: far }
+        } else if self.rng.chance(600) {
             Transition::ServerClock {
                 by: if self.rng.chance(500) { seconds } else { -seconds },
             }

@@ -182,7 +182,7 @@ impl World {
             m.refusals.push((list.revision, self.now));
         }
         if let Some(head) = opened.head.as_ref().filter(|_| boot.is_some()) {
-            m.disk.keep_head(head, (at, m.boots));
+            m.keep_head(head, at);
         }
         self.start(machine);
     }

@@ -95,7 +95,8 @@ impl Server {
             None => everything(&live.enclave, &place.communities, place.door.is_some(), time),
         };
         let isolated = live.enclave.is_isolated(name);
-        if !isolated && is_stale(&self.store, &live.enclave, (name, &place.communities), follow.serial) {
+        let says = !isolated && !self.forgets_renewals;
+        if says && is_stale(&self.store, &live.enclave, (name, &place.communities), follow.serial) {
             messages.push(message::renew());
         }
         if let Some(door) = &place.door {

@@ -131,7 +131,7 @@ impl World {
         {
             return breach(Promise::Delivery, "long after it was told that they share nothing");
         }
-        if let Some(time) = r.expected_time(now) {
+        if let Some(time) = r.settled_time(now) {
             let ends = [&own, &theirs].map(|key| self.truth.ends(key).unwrap_or_default());
             if ends.iter().any(|end| time > end.plus(HOUSEKEEPING)) {
                 return breach(Promise::Lease, "after the last of their statements ended");
@@ -243,7 +243,7 @@ impl World {
                 format!("a session with {}, which is refused", peer.name),
             );
         }
-        let Some((time, own)) = m.expected_time(now).zip(m.key()) else {
+        let Some((time, own)) = m.settled_time(now).zip(m.key()) else {
             return Ok(());
         };
         let over = |key: &PublicKey| self.truth.ends(key).is_none_or(|end| time > end.plus(HOUSEKEEPING));

@@ -28,6 +28,8 @@ use crate::{
 
 /// Answered questions that are kept.
 const ANSWERED: usize = 1024;
+/// How long what a machine was told takes until it is done.
+const SETTLED: Duration = Duration::from_secs(3);
 /// Initiation counters of a visit.
 pub const COUNTERS: u64 = 4096;
 
@@ -222,6 +224,8 @@ pub struct Machine {
     pub refusals: Vec<(Revision, Moment)>,
     /// Nothing that is sent before then arrives later.
     pub order: [Moment; 2],
+    /// The newest head that it was told, and its running time then: not what it keeps, but what was.
+    pub told: Option<(UnixTime, Instant)>,
 }
 
 impl Journal {
@@ -548,7 +552,24 @@ impl Machine {
     /// Protocol time as this machine should have it, computed here and not asked of the core: by the head that it was told last.
     #[must_use]
     pub fn expected_time(&self, now: Moment) -> Option<UnixTime> {
-        self.disk.time(self.clock.boot(now), self.boots)
+        let (time, at) = self.told?;
+        Some(time.plus(self.clock.boot(now).since(at)))
+    }
+
+    /// A head was told, and is kept.
+    pub fn keep_head(&mut self, head: &Signed<Head>, at: Instant) {
+        self.disk.keep_head(head, (at, self.boots));
+        if self.told.is_none_or(|(time, _)| head.time >= time) {
+            self.told = Some((head.time, at));
+        }
+    }
+
+    /// The same, unless it was told something else just now: what that ends, housekeeping ends within a second.
+    #[must_use]
+    pub fn settled_time(&self, now: Moment) -> Option<UnixTime> {
+        let (_, at) = self.told?;
+        let since = self.clock.boot(now).since(at);
+        self.expected_time(now).filter(|_| since >= SETTLED)
     }
 
     /// Starts the daemon as the member that its identity says; what comes out first, or `None` when it cannot.

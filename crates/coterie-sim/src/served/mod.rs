@@ -91,8 +91,10 @@ pub enum Sabotage {
     HideViews,
     /// A token makes more members than it may.
     SpendTwice,
-    /// After a kill the server comes back with what it had not committed.
+    /// After a kill the server comes back with what it had when it was backed up, as if that was all.
     ForgetCommit,
+    /// The server tells nobody that a bundle is old.
+    ForgetRenewals,
     /// Machines forget revocations when their daemon is killed.
     ForgetRevocations,
     /// Daemons forget how late it is when they are killed.
@@ -190,6 +192,8 @@ pub struct World {
     backups: Vec<(store::Store, Site)>,
     /// Alarms about rollback have a cause since then: the server's clock or its state was set back.
     set_back: Option<Moment>,
+    /// The farthest that the server's clock ever was ahead, in seconds.
+    farthest: i64,
     /// When a backup was restored last, by the server's clock.
     restored: UnixTime,
     /// The revision of the server that was observed last.
@@ -245,6 +249,7 @@ impl World {
             captured: VecDeque::new(),
             backups: Vec::new(),
             set_back: None,
+            farthest: 0,
             restored: UnixTime(0),
             newest: 0,
             spinning: (Moment::START, 0, 0),
@@ -303,6 +308,7 @@ impl World {
             marks: Vec::new(),
             refusals: Vec::new(),
             order: [Moment::START; 2],
+            told: None,
         });
         let wait = self.rng.between(Duration::ZERO, SHELL);
         self.push(wait, Happening::Shell { machine });
@@ -316,8 +322,9 @@ impl World {
     }
 
     /// Puts a deliberate defect in.
-    pub const fn sabotage(&mut self, defect: Sabotage) {
+    pub fn sabotage(&mut self, defect: Sabotage) {
         self.sabotage = Some(defect);
+        self.server.forgets_renewals = defect == Sabotage::ForgetRenewals;
     }
 
     /// True time.

@@ -79,6 +79,8 @@ pub struct Server {
     pub crash: Option<Crash>,
     /// Seconds by which its clock is wrong.
     pub offset: i64,
+    /// A deliberate defect: it tells nobody that a bundle is old.
+    pub forgets_renewals: bool,
     private: [u8; 32],
     entropy: SeededEntropy,
     address: SocketAddr,
@@ -106,6 +108,7 @@ impl Server {
             }),
             crash: None,
             offset: 0,
+            forgets_renewals: false,
             private: *Secret::<32>::draw(&mut entropy).expose(),
             entropy,
             address,

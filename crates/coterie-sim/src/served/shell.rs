@@ -389,7 +389,7 @@ impl World {
         let (now, at) = (self.now, self.local(machine));
         let rng = &mut self.rng;
         let m = &mut self.machines[machine];
-        let (known, boots) = (m.disk.known(), m.boots);
+        let known = m.disk.known();
         let Some(Daemon::Running(running)) = &mut m.daemon else {
             return;
         };
@@ -404,7 +404,7 @@ impl World {
                 update.views.iter().for_each(|piece| m.disk.keep_view(piece));
                 let out = running.learn(*update, at);
                 if let Some(head) = head {
-                    m.disk.keep_head(&head, (at, boots));
+                    m.keep_head(&head, at);
                 }
                 self.carry_out(machine, out);
             }
