@@ -31,6 +31,8 @@ use crate::{
 
 /// How long a person waits for the server to say who somebody is.
 const ASKING: Duration = Duration::from_secs(4);
+/// How many wait at one time; more hear what is known already.
+const MAX_ASKING: usize = 256;
 
 /// What a driver needs to be served.
 pub struct Serving {
@@ -339,7 +341,8 @@ impl Driver {
                 .filter(|name| self.node.addresses_of(name).is_none())
                 .map(v1::Resolve::Name),
         };
-        match who.filter(|_| self.served.is_followed()) {
+        let may_ask = self.served.is_followed() && self.served.asking.len() < MAX_ASKING;
+        match who.filter(|_| may_ask) {
             Some(who) => {
                 if !self.served.asking.iter().any(|asking| asking.who == who) {
                     self.served.say(Say::Resolve(who.clone()));

@@ -52,6 +52,7 @@ pub(super) fn carry(
     let mut refused = Refusals::default();
     let mut wait = FIRST_WAIT;
     loop {
+        still_trying();
         if let Some(visits) = &mut visits {
             let others = !token.servers.is_empty() || !refused.doors.is_empty();
             let until = others.then(|| now() + DOORS_FIRST);
@@ -66,6 +67,7 @@ pub(super) fn carry(
             if refused.servers.contains(&n) {
                 continue;
             }
+            still_trying();
             match runtime.block_on(ask(token, *server, sealed, mark)) {
                 Ok(bytes) => {
                     if let Some(reply) = judge(sealed, &bytes, "the server")? {
@@ -83,13 +85,17 @@ pub(super) fn carry(
         if refused.is_enough() {
             bail!(Refused);
         }
-        notify(&[
-            NotifyState::ExtendTimeoutUsec(PATIENCE_USEC),
-            NotifyState::Status("waiting for a door of the enclave, or its server"),
-        ]);
         std::thread::sleep(jittered(wait));
         wait = (wait * 2).min(LONGEST_WAIT);
     }
+}
+
+/// Tells the service manager that the start goes on.
+fn still_trying() {
+    notify(&[
+        NotifyState::ExtendTimeoutUsec(PATIENCE_USEC),
+        NotifyState::Status("waiting for a door of the enclave, or its server"),
+    ]);
 }
 
 /// Who said that the server refuses.
