@@ -205,7 +205,10 @@ fn who_a_member_is_lies_beside_its_socket_for_other_programs() {
         assert_eq!((enclave, &member), (name("shop"), &name("one")));
         assert_eq!(served.keeper().enclave.identity_key(&member), Some(&key));
         for file in ["identity.pem", "root.pem"] {
-            let mode = std::fs::metadata(one.at(file)).expect("it is there").permissions().mode();
+            let mode = std::fs::metadata(one.at(file))
+                .expect("it is there")
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o644, "{file}");
         }
         served.keeper().tell_all(&[message::renew()]);
@@ -213,7 +216,10 @@ fn who_a_member_is_lies_beside_its_socket_for_other_programs() {
         assert!(newer.is_ok(), "{}", one.daemon().stderr());
         assert_eq!(one.call(&Request::Down), Ok(Answer::Done));
         let gone = wait_for("nothing to be left", DEADLINE, || {
-            ["identity.pem", "root.pem"].iter().all(|file| !one.at(file).exists()).then_some(())
+            ["identity.pem", "root.pem"]
+                .iter()
+                .all(|file| !one.at(file).exists())
+                .then_some(())
         });
         assert!(gone.is_ok(), "{}", one.daemon().stderr());
     });
