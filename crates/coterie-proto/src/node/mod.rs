@@ -403,7 +403,7 @@ impl Node {
 
     /// Who is refused, as it was told last.
     #[must_use]
-    pub fn revocations(&self) -> Option<&coterie_model::Signed<coterie_model::Revocations>> {
+    pub fn revocations(&self) -> Option<&Signed<Revocations>> {
         self.membership.difference().0
     }
 

@@ -12,7 +12,7 @@ use crate::{FILE, flow::Flow, site::Site};
 fn members_meet_for_the_first_time_while_the_server_is_away() {
     within_namespaces(|| {
         let away = Duration::from_secs(std::env::var("COTERIE_AWAY").map_or(5, |n| n.parse().expect("a number")));
-        let mut site = Site::new(FILE);
+        let mut site = Site::new(&FILE.replace("lease = \"10m\"", "lease = \"1h\""));
         for (template, member) in [
             ("web", "web-1"),
             ("web", "web-2"),
