@@ -318,6 +318,13 @@ class Site:
         return pinged(["ip", "netns", "exec", "gate-1"], address)
 
 
+class Bare(Guest):
+    """A guest whose QEMU ends where it would start anew."""
+
+    def __init__(self, *arguments):
+        self.start(*arguments, memory=160, more=["-no-reboot"])
+
+
 class Machine:
     """A machine with a disk of its own, which is on or off."""
 
@@ -337,9 +344,7 @@ class Machine:
         if token:
             drives.append(f"file={self.seed(token)},format=raw,if=virtio,readonly=on")
         append = f"guest.name={self.called} guest.address={self.outside}/24 guest.peer={self.site.door} panic=-1"
-        self.guest = Guest.__new__(Guest)
-        self.guest.start(self.site.work, f"{self.name}.{self.starts}", self.image, self.site.bridge, append, drives, 160,
-                         ["-no-reboot"])
+        self.guest = Bare(self.site.work, f"{self.name}.{self.starts}", self.image, self.site.bridge, append, drives)
 
     def seed(self, token):
         """A drive as cloud-init's, with the label that it looks for."""
@@ -419,7 +424,8 @@ class Machine:
         if self.guest is None:
             return f"{self.name} is off"
         try:
-            return f"{self.name}:\n" + self.guest.run("uptime; ip address; tail -n 40 /run/log", seconds=10)[1] + "\n" + self.guest.end_of_console()
+            text = self.guest.run("uptime; ip address; tail -n 40 /run/log", seconds=10)[1]
+            return f"{self.name}:\n{text}\n{self.guest.end_of_console()}"
         except RuntimeError as error:
             return str(error)
 
