@@ -12,8 +12,8 @@ use prometheus_client::{
 
 use crate::keeper::State;
 
-/// Refusals that the audit log takes a second; more are counted only.
-const NOTED: u32 = 20;
+/// Refusals that the audit log takes a second: of who holds a token, and of strangers. More are counted only.
+const NOTED: [u32; 2] = [20, 2];
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfEnclave {
@@ -33,7 +33,7 @@ pub(crate) struct Metrics {
     connected: Family<OfEnclave, Gauge>,
     revision: Family<OfEnclave, Gauge<u64, AtomicU64>>,
     failing: AtomicBool,
-    noted: Mutex<(Instant, u32)>,
+    noted: Mutex<(Instant, [u32; 2])>,
 }
 
 impl Metrics {
@@ -68,7 +68,7 @@ impl Metrics {
                 family
             },
             failing: AtomicBool::new(false),
-            noted: Mutex::new((Instant::now(), 0)),
+            noted: Mutex::new((Instant::now(), [0; 2])),
         };
         let mut all = this(&mut registry);
         all.registry = registry;
@@ -103,13 +103,14 @@ impl Metrics {
     }
 
     /// Whether the audit log takes another refusal in this second.
-    pub(crate) fn may_note_refusal(&self) -> bool {
+    pub(crate) fn may_note_refusal(&self, of_a_stranger: bool) -> bool {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         if noted.0.elapsed() >= Duration::from_secs(1) {
-            *noted = (Instant::now(), 0);
+            *noted = (Instant::now(), [0; 2]);
         }
-        noted.1 += 1;
-        noted.1 <= NOTED
+        let which = usize::from(of_a_stranger);
+        noted.1[which] += 1;
+        noted.1[which] <= NOTED[which]
     }
 
     /// A node knew more than this server.

@@ -11,13 +11,13 @@ use axum::{
     routing::post,
 };
 use bytes::Bytes;
-use coterie_api::v1;
+use coterie_api::{node::Failure, v1};
 use coterie_control::{
     bundle::Request,
     enrol::{REFUSED, open, token_of},
     follow::message,
 };
-use coterie_model::Name;
+use coterie_model::{MemberId, Name};
 use coterie_store::{TokenId, TokenRefusal};
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use tokio::sync::mpsc;
@@ -69,7 +69,7 @@ async fn enrol(
 async fn enrolled(server: &Server, node: &Node, headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Refusal> {
     let token = token_of(body).map_err(|error| Refusal::BadRequest(error.to_string()))?;
     let door = match &node.certified {
-        Some(_) => Some(member(node).await?),
+        Some(_) => Some(member(node).await?.0),
         None => None,
     };
     let entrance = entrance(node, door, headers, TokenId(token)).await?;
@@ -82,8 +82,9 @@ async fn enrolled(server: &Server, node: &Node, headers: &HeaderMap, body: &[u8]
                 actor: "visitor".to_owned(),
                 act: Act::RefuseEntrance(entrance, refusal.to_string()),
             };
-            // Of a flood of refusals the log tells as many as the server can write down.
-            if server.metrics.may_note_refusal() {
+            // Of a flood of refusals the log tells as many as the server can write down; those of strangers, who hold no token,
+            // take no room from the others.
+            if server.metrics.may_note_refusal(refusal.is_of_a_stranger()) {
                 node.keeper.act(deed).await?;
             }
             Err(refusal)
@@ -97,20 +98,23 @@ async fn judged(server: &Server, node: &Node, entrance: &Entrance, body: &[u8]) 
     if presented.token.enclave != node.keeper.enclave {
         return Err(Refusal::ForeignToken);
     }
+    let digest = keeper::digest(body);
+    let given = node
+        .keeper
+        .look(move |state| state.reply_to(&digest, clock::now()))
+        .await?;
+    if let Some(reply) = given {
+        return Ok(Outcome::Reply(reply));
+    }
     let opened = open(body, &presented.secret, &node.keeper.server_key);
     let opened = opened.map_err(|error| Refusal::BadRequest(error.to_string()))?;
-    let name = opened.application.request.name();
-    let presence = &node.keeper.presence;
-    let holder_away = match presence.is_here(name) {
-        true => None,
-        false => Some(presence.away_for(name).unwrap_or(std::time::Duration::MAX)),
-    };
     let deed = Deed {
         actor: format!("token {}", entrance.token),
         act: Act::Enrol(Box::new(Applicant {
             opened,
             entrance: entrance.clone(),
-            holder_away,
+            digest,
+            presence: Arc::clone(&node.keeper.presence),
         })),
     };
     node.keeper.act(deed).await
@@ -127,7 +131,11 @@ async fn entrance(node: &Node, door: Option<Name>, headers: &HeaderMap, token: T
     };
     if let (Some(name), Some(source)) = (door, told) {
         let asked = name.clone();
-        if node.keeper.look(move |state| state.is_door(&asked)).await? {
+        if node
+            .keeper
+            .look(move |state| state.is_door(&asked) && !state.enclave.is_isolated(&asked))
+            .await?
+        {
             entrance.source = SocketAddr::new(source.ip().to_canonical(), source.port());
             entrance.door = Some(name);
         }
@@ -135,15 +143,18 @@ async fn entrance(node: &Node, door: Option<Name>, headers: &HeaderMap, token: T
     Ok(entrance)
 }
 
-/// The member that calls: enrolled with the key of the certificate that it shows.
-async fn member(node: &Node) -> Result<Name, Refusal> {
+/// The member that calls, and its enrolment: by the key of the certificate that it shows.
+async fn member(node: &Node) -> Result<(Name, MemberId), Refusal> {
     let (name, key) = node.certified.clone().ok_or(Refusal::NotAMember)?;
     let asked = name.clone();
-    let is_member = node
+    let member = node
         .keeper
-        .look(move |state| state.enclave.identity_key(&asked) == Some(&key))
+        .look(move |state| {
+            let is_its_own = state.enclave.identity_key(&asked) == Some(&key);
+            state.enclave.member_id(&asked).filter(|_| is_its_own)
+        })
         .await?;
-    is_member.then_some(name).ok_or(Refusal::NotAMember)
+    Ok((name, member.ok_or(Refusal::NotAMember)?))
 }
 
 async fn follow(
@@ -151,9 +162,10 @@ async fn follow(
     Extension(node): Extension<Node>,
     Json(asked): Json<v1::Follow>,
 ) -> Answer {
-    let name = member(&node).await?;
+    let (name, member) = member(&node).await?;
     let follow = Follow {
         name: name.clone(),
+        member,
         mark: asked.mark,
     };
     let known = node
@@ -162,7 +174,7 @@ async fn follow(
         .await?;
     if asked.revocations > known {
         // An old backup was restored: what was refused since is not known here any more.
-        tracing::error!(
+        tracing::warn!(
             enclave = %node.keeper.name, member = %name, theirs = asked.revocations, ours = known,
             "a node knows newer revocations than this server: an older state was restored; revoke again what was revoked since"
         );
@@ -201,7 +213,7 @@ impl hyper::body::Body for Words {
 }
 
 async fn bundle(Extension(node): Extension<Node>, body: Bytes) -> Answer {
-    let name = member(&node).await?;
+    let (name, _) = member(&node).await?;
     let request = Request::parse(&body).map_err(|error| Refusal::BadRequest(error.to_string()))?;
     if *request.name() != name {
         return Err(Refusal::NotAMember);
@@ -217,19 +229,20 @@ async fn bundle(Extension(node): Extension<Node>, body: Bytes) -> Answer {
 }
 
 async fn ack(Extension(node): Extension<Node>, Json(ack): Json<v1::Ack>) -> Answer {
-    let name = member(&node).await?;
-    node.keeper.presence.acknowledge(&name, ack.mark);
+    let (name, member) = member(&node).await?;
+    node.keeper.presence.acknowledge((&name, member), ack.mark);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 async fn resolve(Extension(node): Extension<Node>, Json(asked): Json<v1::Resolve>) -> Answer {
-    let name = member(&node).await?;
+    let (name, member) = member(&node).await?;
     let now = clock::now();
     let words = node
         .keeper
         .look(move |state| {
             let enclave = &state.enclave;
-            let own = enclave.seat(&name).filter(|_| !enclave.is_isolated(&name))?;
+            let is_in = enclave.member_id(&name) == Some(member) && !enclave.is_isolated(&name);
+            let own = enclave.seat(&name).filter(|_| is_in)?;
             let other = match asked {
                 v1::Resolve::Name(other) => other,
                 v1::Resolve::Address(address) => enclave.owner(address)?.clone(),
@@ -248,10 +261,14 @@ async fn resolve(Extension(node): Extension<Node>, Json(asked): Json<v1::Resolve
 }
 
 async fn explained(Extension(node): Extension<Node>, Json(told): Json<v1::NodeExplained>) -> Answer {
-    let name = member(&node).await?;
+    let (name, _) = member(&node).await?;
     let installed = match (told.explanation, told.failure) {
         (Some(explanation), _) => Ok(explanation),
-        (None, Some(failure)) => Err(failure),
+        (None, Some(failure)) => Err(Failure {
+            code: plain(&failure.code, 64),
+            message: plain(&failure.message, 512),
+            remedy: plain(&failure.remedy, 512),
+        }),
         (None, None) => Err(keeper::unanswered(format!("`{name}` says nothing"))),
     };
     node.keeper.presence.answer(&name, told.id, installed);
@@ -259,17 +276,24 @@ async fn explained(Extension(node): Extension<Node>, Json(told): Json<v1::NodeEx
 }
 
 async fn ready(Extension(node): Extension<Node>, Json(ready): Json<v1::Ready>) -> Answer {
-    let name = member(&node).await?;
-    node.keeper.presence.note_version(&name, ready.version);
+    let (name, member) = member(&node).await?;
+    node.keeper
+        .presence
+        .note_version((&name, member), plain(&ready.version, 64));
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// What a node says, as people may see it: so long, and nothing that moves their cursor.
+fn plain(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
 }
 
 /// The machine stops for good.
 async fn bye(Extension(node): Extension<Node>) -> Answer {
-    let name = member(&node).await?;
+    let (name, member) = member(&node).await?;
     let deed = Deed {
         actor: format!("node {name}"),
-        act: Act::End(vec![name]),
+        act: Act::Leave(name, member),
     };
     node.keeper.act(deed).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

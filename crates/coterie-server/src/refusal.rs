@@ -126,6 +126,14 @@ impl Refusal {
         }
     }
 
+    /// Whether it refuses an application whose maker did not show that it holds a token.
+    pub(crate) fn is_of_a_stranger(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_) | Self::ForeignToken | Self::Token(TokenRefusal::Unknown)
+        )
+    }
+
     /// What to do about it.
     pub(crate) fn remedy(&self) -> &'static str {
         match self {

@@ -49,6 +49,8 @@ pub(crate) enum Act {
     Revoke(Vec<Name>),
     /// The machines of members are gone.
     End(Vec<Name>),
+    /// A machine says that it is gone for good.
+    Leave(Name, MemberId),
     /// An ephemeral member was not seen for too long.
     Expire(MemberId),
     /// A community gets a new key.
@@ -141,6 +143,7 @@ impl State {
             Act::Release(name) => self.release(name, &mut hand).await,
             Act::Revoke(names) => self.revoke(names, &mut hand).await,
             Act::End(names) => self.end(names, "member.end", &mut hand).await,
+            Act::Leave(name, member) => self.leave(name, *member, &mut hand).await,
             Act::Expire(member) => self.expire(*member, &mut hand).await,
             Act::Rotate { community, removal } => self.rotate(community, *removal, &mut hand).await,
             Act::RotateRoot => self.rotate_root(&mut hand).await,

@@ -1,7 +1,9 @@
 //! Enrolment: a machine with a token becomes a member (`docs/BUNDLE.md` section 9). Check of the token and making of the member
 //! are one transaction.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coterie_control::{
@@ -9,16 +11,58 @@ use coterie_control::{
     file::Return,
     issue::Admission,
 };
-use coterie_crypto::{Entropy as _, Secret};
-use coterie_model::{MemberId, Name};
+use coterie_crypto::{Entropy as _, Secret, hash::sha256};
+use coterie_model::{MemberId, Name, UnixTime};
 use coterie_store::{TicketUse, Token, TokenId, TokenRefusal, TokenUse};
 use serde_json::json;
 
-use super::{Outcome, State, deed::Hand, state::Failed};
+use super::{Outcome, Presence, State, deed::Hand, state::Failed};
 use crate::{entropy::SystemEntropy, refusal::Refusal, tasks};
 
-/// Who does not follow for so long has given its name up to who comes with another token.
-const NAME_RESTS: Duration = Duration::from_secs(10);
+/// For so long an answer that was lost is given again.
+const LOST: Duration = Duration::from_secs(600);
+/// Answers that are kept take no more room than this; then the oldest go.
+const KEPT_BYTES: usize = 32 << 20;
+/// A name that is bound to no token rests for this part of a lease before another machine may have it.
+const NAME_RESTS: u32 = 4;
+
+/// Replies that were given lately, by the application that each is to: who shows the same again gets the same again, and nothing is
+/// made for it.
+#[derive(Debug, Default)]
+pub(super) struct Replies {
+    given: BTreeMap<[u8; 32], (Vec<u8>, UnixTime)>,
+    order: VecDeque<[u8; 32]>,
+    bytes: usize,
+    made: BTreeMap<MemberId, UnixTime>,
+}
+
+impl Replies {
+    fn keep(&mut self, application: [u8; 32], reply: &[u8], member: MemberId, now: UnixTime) {
+        self.made.retain(|_, at| at.plus(LOST) > now);
+        self.made.insert(member, now);
+        self.bytes += reply.len();
+        self.given.insert(application, (reply.to_vec(), now));
+        self.order.push_back(application);
+        while let Some(oldest) = self.order.front() {
+            let is_over = self.given.get(oldest).is_none_or(|(_, at)| at.plus(LOST) <= now);
+            if !is_over && self.bytes <= KEPT_BYTES {
+                break;
+            }
+            if let Some((gone, _)) = self.order.pop_front().and_then(|oldest| self.given.remove(&oldest)) {
+                self.bytes -= gone.len();
+            }
+        }
+    }
+
+    fn made_at(&self, member: MemberId) -> Option<UnixTime> {
+        self.made.get(&member).copied()
+    }
+}
+
+/// What tells one application from another.
+pub(crate) fn digest(application: &[u8]) -> [u8; 32] {
+    sha256(&[b"coterie/1 seen application", application])
+}
 
 /// Where an application came from.
 #[derive(Debug, Clone)]
@@ -38,8 +82,10 @@ pub(crate) struct Applicant {
     pub(crate) opened: Opened,
     /// Where it came from.
     pub(crate) entrance: Entrance,
-    /// When its name's holder was seen last: `None` while it follows.
-    pub(crate) holder_away: Option<Duration>,
+    /// What tells the application from others.
+    pub(crate) digest: [u8; 32],
+    /// Who follows.
+    pub(crate) presence: Arc<Presence>,
 }
 
 /// By what a machine is let in.
@@ -62,7 +108,7 @@ impl State {
         let right = self.right(applicant, member, hand).await?;
         let (token, takeover) = match &right {
             Right::Ticket(token, ..) => (token, true),
-            Right::Token(token) => (token, token.member.is_some() || self.has_left(applicant, hand)),
+            Right::Token(token) => (token, token.member.is_some() || self.has_left(applicant, hand.now)),
             Right::Again(token) => (token, false),
         };
         let before = self.enclave.member_id(&name);
@@ -113,7 +159,17 @@ impl State {
             bundle: bundle.into_bytes(),
             ticket,
         };
-        Ok(Outcome::Reply(applicant.opened.reply(&reply, &mut SystemEntropy)))
+        let bytes = applicant.opened.reply(&reply, &mut SystemEntropy);
+        if let Some(member) = self.enclave.member_id(&name) {
+            self.replies.keep(applicant.digest, &bytes, member, hand.now);
+        }
+        Ok(Outcome::Reply(bytes))
+    }
+
+    /// The reply that an application had.
+    pub(crate) fn reply_to(&self, application: &[u8; 32], now: UnixTime) -> Option<Vec<u8>> {
+        let (reply, at) = self.replies.given.get(application)?;
+        (at.plus(LOST) > now).then(|| reply.clone())
     }
 
     /// By what the machine is let in; a use of the token counts from here on.
@@ -123,13 +179,28 @@ impl State {
         let (name, id) = (request.name(), self.enclave.id());
         let token = hand.w.read().token(id, entrance.token).await?;
         let token = token.ok_or(Refusal::Token(TokenRefusal::Unknown))?;
+        // Also for who has a ticket, or was let in before.
+        if token.revoked.is_some() {
+            return Err(Refusal::Token(TokenRefusal::Revoked).into());
+        }
+        if token
+            .source
+            .is_some_and(|prefix| !prefix.contains(entrance.source.ip()))
+        {
+            return Err(Refusal::Token(TokenRefusal::WrongSource).into());
+        }
         if self.enclave.static_key(name) == Some(request.static_key())
             && let Some(known) = self.enclave.member_id(name)
         {
             // The machine has not heard the reply, or another one answers for it: the same keys get the same again.
             let used = hand.w.read().token_of_member(id, known).await?;
             if used.is_some_and(|used| used.id == token.id) {
-                return Ok(Right::Again(token));
+                // Later it has heard it: who shows its application then is somebody who saw it.
+                let lately = self.replies.made_at(known).is_some() || self.since.plus(LOST) > hand.now;
+                return match lately && !applicant.presence.was_here(name) {
+                    true => Ok(Right::Again(token)),
+                    false => Err(Refusal::Token(TokenRefusal::Spent).into()),
+                };
             }
         }
         if let Some(ticket) = &opened.application.ticket
@@ -183,12 +254,20 @@ impl State {
         }
     }
 
-    /// Whether who holds the name has left it to others.
-    fn has_left(&self, applicant: &Applicant, hand: &Hand<'_>) -> bool {
-        let since_start = Duration::from_secs(hand.now.0.saturating_sub(self.since.0));
-        applicant
-            .holder_away
-            .is_some_and(|away| away.min(since_start) >= NAME_RESTS)
+    /// Whether who holds the name has left it to others: it was not seen for a part of a lease.
+    fn has_left(&self, applicant: &Applicant, now: UnixTime) -> bool {
+        let name = applicant.opened.application.request.name();
+        let presence = &applicant.presence;
+        if presence.is_here(name) {
+            return false;
+        }
+        let made = self
+            .enclave
+            .member_id(name)
+            .and_then(|member| self.replies.made_at(member));
+        let unseen = Duration::from_secs(now.0.saturating_sub(made.map_or(self.since, |at| at.max(self.since)).0));
+        let away = presence.away_for(name).map_or(unseen, |away| away.min(unseen));
+        away >= self.enclave.file().enclave.lease / NAME_RESTS
     }
 
     fn returns_by_ticket(&self, template: &Name) -> bool {

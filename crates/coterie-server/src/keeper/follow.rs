@@ -30,6 +30,8 @@ pub(crate) const UNREAD: usize = 16;
 pub(crate) struct Follow {
     /// The member.
     pub(crate) name: Name,
+    /// The enrolment that it has proved.
+    pub(crate) member: MemberId,
     /// The last change that it was told, 0 for none.
     pub(crate) mark: Revision,
 }
@@ -78,7 +80,8 @@ impl State {
     ) -> Result<Seat, Refusal> {
         let now = clock::now();
         let name = &follow.name;
-        let place = self.place(name).ok_or(Refusal::NotAMember)?;
+        let place = self.place(name).filter(|place| place.member == follow.member);
+        let place = place.ok_or(Refusal::NotAMember)?;
         let mut opening = match self.changes(store, follow, &place, now).await? {
             Some(changes) => changes,
             None => {
@@ -146,7 +149,7 @@ pub(crate) async fn stream(
     (say, mut asked, out): (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>, mpsc::Sender<Bytes>),
     mut stopping: watch::Receiver<bool>,
 ) {
-    let number = keeper.presence.enter(&name, say);
+    let number = keeper.presence.enter(&name, seat.place.member, say);
     let _left = Left {
         keeper: &keeper,
         name: &name,
@@ -172,7 +175,7 @@ pub(crate) async fn stream(
                         knocks_at = Some(tokio::time::Instant::now() + KNOCKS);
                     }
                     seat.revision = told.revision;
-                    match told.members.contains(&name) && has_moved(&keeper, &name, &seat).await {
+                    match (told.file || told.members.contains(&name)) && has_moved(&keeper, &name, &seat).await {
                         false => words(&told, &name, &seat.place),
                         true => match reseat(&keeper, &name, &mut seat).await {
                             Some(opening) => opening,
@@ -197,7 +200,11 @@ pub(crate) async fn stream(
                     None => return,
                 }
             }
-            question = asked.recv() => question.unwrap_or_default(),
+            // Nobody asks any more where another stream of the member is in the place of this one.
+            question = asked.recv() => match question {
+                Some(question) => question,
+                None => return,
+            },
             _ = beats.tick() => message::mark(seat.revision).into(),
             _ = stopping.changed() => return,
             () = out.closed() => return,
@@ -259,15 +266,18 @@ async fn has_moved(keeper: &Keeper, name: &Name, seat: &Seat) -> bool {
 async fn reseat(keeper: &Keeper, name: &Name, seat: &mut Seat) -> Option<Bytes> {
     let follow = Follow {
         name: name.clone(),
+        member: seat.place.member,
         mark: 0,
     };
     let fresh = keeper.seat(follow).await.ok()?;
-    if fresh.place.member != seat.place.member {
-        return None;
-    }
     let moved = fresh.place.communities != seat.place.communities;
+    let was_door = seat.place.door.is_some();
     *seat = fresh;
     let mut opening = core::mem::take(&mut seat.opening);
+    if was_door && seat.place.door.is_none() {
+        // Who is no door any more lets nobody in.
+        opening = [&message::knocks(&[])[..], &opening].concat().into();
+    }
     if moved {
         // Keys of what it came into are in a bundle.
         opening = [&opening[..], &message::renew()].concat().into();
@@ -279,6 +289,7 @@ async fn reseat(keeper: &Keeper, name: &Name, seat: &mut Seat) -> Option<Bytes> 
 async fn knocks_of(keeper: &Keeper, name: &Name, seat: &mut Seat) -> Option<Bytes> {
     let follow = Follow {
         name: name.clone(),
+        member: seat.place.member,
         mark: seat.revision,
     };
     let mut fresh = keeper.seat(follow).await.ok()?;

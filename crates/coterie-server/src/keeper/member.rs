@@ -23,7 +23,10 @@ impl State {
         let is_clean = |error: &IssueError| {
             matches!(
                 error,
-                IssueError::NotEnrolled(_) | IssueError::Isolated(_) | IssueError::OtherIdentity(_)
+                IssueError::NotEnrolled(_)
+                    | IssueError::Isolated(_)
+                    | IssueError::OtherIdentity(_)
+                    | IssueError::KeyRevoked(_)
             )
         };
         let bundle = renewed.map_err(|error| Failed::of(error, is_clean))?;
@@ -102,6 +105,22 @@ impl State {
                 .await?;
         }
         Ok(Outcome::Gone(names.to_vec(), 0))
+    }
+
+    /// Who is isolated does not end that by leaving.
+    pub(super) async fn leave(
+        &mut self,
+        name: &Name,
+        member: MemberId,
+        hand: &mut Hand<'_>,
+    ) -> Result<Outcome, Failed> {
+        if self.enclave.member_id(name) != Some(member) {
+            return Err(Refusal::NotAMember.into());
+        }
+        if self.enclave.is_isolated(name) {
+            return Err(Refusal::Isolated(name.clone()).into());
+        }
+        self.end(core::slice::from_ref(name), "member.end", hand).await
     }
 
     pub(super) async fn expire(&mut self, member: MemberId, hand: &mut Hand<'_>) -> Result<Outcome, Failed> {

@@ -27,7 +27,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::{clock, metrics::Metrics, refusal::Refusal, tls};
 
 pub(crate) use deed::{Act, Deed, Outcome};
-pub(crate) use enrol::{Applicant, Entrance};
+pub(crate) use enrol::{Applicant, Entrance, digest};
 pub(crate) use follow::{Follow, Seat, UNREAD, stream};
 pub(crate) use presence::{Presence, unanswered};
 pub(crate) use state::State;
@@ -55,6 +55,8 @@ pub(crate) struct Told {
     pub(crate) communities: Vec<(Name, Bytes)>,
     /// The same, for doors alone, which mirror communities that are too large for their members.
     pub(crate) mirrors: Vec<(Name, Bytes)>,
+    /// The enclave file changed: everybody looks at itself anew.
+    pub(crate) file: bool,
     /// Members that changed: who is one of them looks at itself anew.
     pub(crate) members: BTreeSet<Name>,
     /// Whose lease is half over.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coterie_api::node::{Explanation, Failure};
-use coterie_model::{Name, Revision};
+use coterie_model::{MemberId, Name, Revision};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// How long a node has to say what it has installed.
@@ -45,6 +45,8 @@ pub(crate) fn unanswered(message: String) -> Failure {
 pub(crate) struct Connected {
     /// This stream of it.
     pub(crate) stream: u64,
+    /// Its enrolment.
+    pub(crate) member: MemberId,
     /// Since when.
     pub(crate) since: Instant,
     /// The newest change that it has acknowledged.
@@ -56,12 +58,13 @@ pub(crate) struct Connected {
 
 impl Presence {
     /// A member follows by a new stream, which replaces one that it had; gives the stream's number.
-    pub(crate) fn enter(&self, name: &Name, say: mpsc::Sender<Bytes>) -> u64 {
+    pub(crate) fn enter(&self, name: &Name, member: MemberId, say: mpsc::Sender<Bytes>) -> u64 {
         let mut inner = self.inner();
         inner.next += 1;
         let stream = inner.next;
         let connected = Connected {
             stream,
+            member,
             since: Instant::now(),
             acknowledged: 0,
             version: None,
@@ -87,6 +90,12 @@ impl Presence {
         self.inner().here.contains_key(name)
     }
 
+    /// Whether a member follows, or did since this process began.
+    pub(crate) fn was_here(&self, name: &Name) -> bool {
+        let inner = self.inner();
+        inner.here.contains_key(name) || inner.seen.contains_key(name)
+    }
+
     /// One that follows.
     pub(crate) fn connected(&self, name: &Name) -> Option<Connected> {
         self.inner().here.get(name).cloned()
@@ -108,16 +117,16 @@ impl Presence {
     }
 
     /// A member has acknowledged everything up to `mark`.
-    pub(crate) fn acknowledge(&self, name: &Name, mark: Revision) {
-        if let Some(here) = self.inner().here.get_mut(name) {
+    pub(crate) fn acknowledge(&self, (name, member): (&Name, MemberId), mark: Revision) {
+        if let Some(here) = self.inner().here.get_mut(name).filter(|here| here.member == member) {
             here.acknowledged = here.acknowledged.max(mark);
         }
         self.acknowledged.notify_waiters();
     }
 
     /// A member told which program it runs.
-    pub(crate) fn note_version(&self, name: &Name, version: String) {
-        if let Some(here) = self.inner().here.get_mut(name) {
+    pub(crate) fn note_version(&self, (name, member): (&Name, MemberId), version: String) {
+        if let Some(here) = self.inner().here.get_mut(name).filter(|here| here.member == member) {
             here.version = Some(version);
         }
     }

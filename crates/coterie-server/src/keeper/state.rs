@@ -13,7 +13,7 @@ use coterie_crypto::{Secret, dh::KeyPair};
 use coterie_model::{EnclaveId, Name, Revision, UnixTime};
 use coterie_store::{NewChange, Store, StoreError, TenantId, Value, Write};
 
-use super::{Deed, Outcome, Told};
+use super::{Deed, Outcome, Told, enrol::Replies};
 use crate::{entropy::SystemEntropy, refusal::Refusal};
 
 /// The record that holds the private half of what tokens name as the server's key.
@@ -39,6 +39,8 @@ pub(crate) struct State {
     version: u64,
     /// Tokens that open doors, as long as nothing changed.
     pub(super) knocking: Option<Vec<Token>>,
+    /// Replies that were given lately, for machines that did not hear them.
+    pub(super) replies: Replies,
     /// Members whose newest bundle has every key that there is.
     pub(super) fresh: BTreeSet<Name>,
     /// Since when this process has the enclave, for who was seen last before that.
@@ -145,6 +147,7 @@ impl State {
             root_changed: false,
             version: row.version,
             knocking: None,
+            replies: Replies::default(),
             fresh: BTreeSet::new(),
             since: crate::clock::now(),
         })
@@ -274,6 +277,7 @@ impl State {
             communities: communities.into_iter().map(joined).collect(),
             mirrors: mirrors.into_iter().map(joined).collect(),
             due: BTreeSet::new(),
+            file: records.iter().any(|record| record.part == Part::File),
             knocks: knocks || members.iter().any(is_door),
             members,
         }

@@ -18,7 +18,7 @@ use coterie_api::{
 };
 use coterie_control::{
     bundle::{Bundle, Keys, Opened, Request, root_hash},
-    enrol::{Application, Reply, Ticket, Token, seal},
+    enrol::{Application, Reply, Sealed, Ticket, Token, seal},
     file::Facts,
     follow::Message,
 };
@@ -182,12 +182,7 @@ impl Machine {
 
     /// Applies with a token; `None`: refused, or nobody is there.
     pub(crate) async fn enrol(&mut self, token: &Token) -> Option<&Opened> {
-        let application = Application {
-            request: Request::new(&self.keys).unwrap(),
-            facts: Facts::default(),
-            ticket: self.ticket.as_ref().map(Ticket::duplicate),
-        };
-        let sealed = seal(token, &self.keys.static_key(), &application, &mut Kernel).unwrap();
+        let sealed = self.application(token);
         let connection = self.try_visitor().await?;
         let answer = connection
             .request(
@@ -201,7 +196,22 @@ impl Machine {
             .ok()?
             .accepted()
             .unwrap();
-        let Reply { bundle, ticket } = sealed.open_reply(&answer.body).unwrap()?;
+        self.take(&sealed, &answer.body)
+    }
+
+    /// An application with a token.
+    pub(crate) fn application(&self, token: &Token) -> Sealed {
+        let application = Application {
+            request: Request::new(&self.keys).unwrap(),
+            facts: Facts::default(),
+            ticket: self.ticket.as_ref().map(Ticket::duplicate),
+        };
+        seal(token, &self.keys.static_key(), &application, &mut Kernel).unwrap()
+    }
+
+    /// What the server answered; `None`: refused.
+    pub(crate) fn take(&mut self, sealed: &Sealed, answer: &[u8]) -> Option<&Opened> {
+        let Reply { bundle, ticket } = sealed.open_reply(answer).unwrap()?;
         self.ticket = ticket;
         let opened = Bundle::parse(&bundle)
             .unwrap()

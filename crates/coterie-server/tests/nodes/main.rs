@@ -8,6 +8,7 @@
 mod certificates;
 mod crash;
 mod follow;
+mod hostile;
 mod machine;
 mod site;
 mod tls;

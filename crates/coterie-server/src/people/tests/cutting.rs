@@ -1,5 +1,6 @@
 //! Members: seen, cut off, let in again, ended.
 
+use super::site::NOBODY;
 use std::time::Duration;
 
 use coterie_api::v1::{CutOff, EnclaveSummary, Ended, List, Member, MemberState, problem::code};
@@ -24,7 +25,7 @@ async fn acknowledge(keeper: &Keeper, followers: &[&Follower]) -> ! {
     loop {
         let revision = keeper.look(|state| state.revision).await.unwrap();
         for follower in followers {
-            keeper.presence.acknowledge(&follower.name, revision);
+            keeper.presence.acknowledge((&follower.name, NOBODY), revision);
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -47,8 +48,8 @@ async fn a_member_is_seen_as_it_is() {
     assert!(enrolled.not_after.unwrap() > clock::now().0 && enrolled.last_seen.is_none());
 
     let follower = Follower::enter(&keeper, "web-1");
-    keeper.presence.acknowledge(&follower.name, 5);
-    keeper.presence.note_version(&follower.name, "9.9".to_owned());
+    keeper.presence.acknowledge((&follower.name, NOBODY), 5);
+    keeper.presence.note_version((&follower.name, NOBODY), "9.9".to_owned());
     let connected: Member = site.get(&key, &format!("{MEMBERS}/web-1")).await.ok();
     assert_eq!(
         (connected.state, connected.acknowledged_revision),

@@ -212,7 +212,7 @@ pub(super) struct Follower {
 impl Follower {
     pub(super) fn enter(keeper: &Keeper, member: &str) -> Self {
         let (say, heard) = mpsc::channel(8);
-        keeper.presence.enter(&name(member), say);
+        keeper.presence.enter(&name(member), NOBODY, say);
         Self {
             name: name(member),
             heard,
@@ -254,3 +254,6 @@ pub(super) fn wanted(endpoint: &Endpoint, member: &str) -> (&'static str, String
     };
     (query, body)
 }
+
+/// An enrolment that these followers say they have.
+pub(super) const NOBODY: coterie_model::MemberId = coterie_model::MemberId([7; 16]);
