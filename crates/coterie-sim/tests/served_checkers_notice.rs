@@ -15,12 +15,16 @@ fn at(w: &World, label: &str) -> usize {
 }
 
 fn join(w: &mut World, label: &str) {
+    enrol(w, label, true);
+}
+
+fn enrol(w: &mut World, label: &str, direct: bool) {
     let machine = at(w, label);
     let token = Transition::CreateToken {
         machine,
         uses: 1,
         lasts: 300 * SECOND,
-        direct: true,
+        direct,
     };
     assert!(w.apply(&token) && w.apply(&Transition::Enrol { machine }), "{label}");
     w.run(3 * SECOND);
@@ -69,6 +73,14 @@ fn a_token_that_makes_two_members() {
     assert!(w.apply(&Transition::Enrol { machine: second }));
     w.run(3 * SECOND);
     assert_eq!(noticed(&w), Some(Promise::Token));
+}
+
+#[test]
+fn a_machine_that_is_a_member_and_waits_at_a_door() {
+    let mut w = world(Sabotage::ForgetSpent);
+    enrol(&mut w, "vm-3", false);
+    w.settle(Epilogue::None);
+    assert_eq!(noticed(&w), Some(Promise::Liveness));
 }
 
 #[test]

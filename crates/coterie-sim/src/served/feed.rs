@@ -13,7 +13,7 @@ use coterie_model::{MemberId, Name, Revision, Serial, UnixTime};
 
 use super::{
     server::Server,
-    store::{Changes, Store},
+    store::{Changes, Store, TokenRow},
 };
 use crate::clock::Moment;
 
@@ -100,7 +100,7 @@ impl Server {
             messages.push(message::renew());
         }
         if let Some(door) = &place.door {
-            messages.push(message::knocks(&knocks(&self.store, door, time)));
+            messages.push(message::knocks(&knocks(&self.store, door, time, self.forgets_spent)));
         }
         messages.push(message::mark(self.store.revision));
         let stream = Stream {
@@ -125,7 +125,7 @@ impl Server {
         let Some(live) = self.live.as_mut() else {
             return Vec::new();
         };
-        let (enclave, store) = (&live.enclave, &self.store);
+        let (enclave, store, forgets) = (&live.enclave, &self.store, self.forgets_spent);
         let news = news(enclave, changed.iter().map(|(part, concerns)| (part, concerns)), time);
         let mut all = Vec::new();
         for (machine, stream) in &mut live.streams {
@@ -153,7 +153,7 @@ impl Server {
                     .as_ref()
                     .filter(|_| tokens || place.door != stream.place.door)
                 {
-                    messages.push(message::knocks(&knocks(store, door, time)));
+                    messages.push(message::knocks(&knocks(store, door, time, forgets)));
                 }
                 stream.place = place;
             }
@@ -187,7 +187,7 @@ impl Server {
         };
         let pulses = now.since(live.pulse) >= PULSE;
         let reminds = now.since(live.reminded) >= REMIND;
-        let (enclave, store) = (&live.enclave, &self.store);
+        let (enclave, store, forgets) = (&live.enclave, &self.store, self.forgets_spent);
         let pulse = enclave.head(time).filter(|_| pulses).map(|head| message::pulse(&head));
         let due: BTreeSet<Name> = if reminds {
             enclave.due_for_renewal(time).into_iter().collect()
@@ -203,7 +203,7 @@ impl Server {
                 messages = everything(enclave, &place.communities, place.door.is_some(), time);
                 messages.push(message::renew());
                 if let Some(door) = &place.door {
-                    messages.push(message::knocks(&knocks(store, door, time)));
+                    messages.push(message::knocks(&knocks(store, door, time, forgets)));
                 }
                 stream.place = place;
             }
@@ -286,23 +286,26 @@ fn is_stale(store: &Store, enclave: &Enclave, (name, communities): (&Name, &BTre
     newest != Some(serial) || changed.is_none_or(|changed| changed.iter().any(|(part, _)| matters(part)))
 }
 
-/// What visitors may knock with at the door of `static_key`: each token that makes members, or that a ticket is presented with.
-fn knocks(store: &Store, static_key: &PublicKey, now: UnixTime) -> Vec<Knocking> {
+/// What visitors may knock with at the door of `static_key`: each token that has not ended, spent ones too, because whoever spent
+/// one may not have had its answer; and each that a ticket is presented with.
+fn knocks(store: &Store, static_key: &PublicKey, now: UnixTime, forgets_spent: bool) -> Vec<Knocking> {
     let for_ticket = |id: &[u8; 16]| store.book.tickets.values().any(|ticket| ticket.token == *id);
+    let opens = |row: &TokenRow| row.is_alive(now) || now <= row.not_after && !forgets_spent;
     let live = store
         .book
         .tokens
         .iter()
-        .filter(|(id, row)| row.is_alive(now) || for_ticket(id));
+        .filter(|(id, row)| opens(row) || for_ticket(id));
     live.map(|(id, row)| {
         let token: Token = row.token();
+        let not_after = if for_ticket(id) {
+            UnixTime(u64::MAX)
+        } else {
+            row.not_after
+        };
         Knocking {
             key: token.knock_key(static_key),
-            not_after: if for_ticket(id) {
-                UnixTime(u64::MAX)
-            } else {
-                row.not_after
-            },
+            not_after,
         }
     })
     .collect()

@@ -95,6 +95,8 @@ pub enum Sabotage {
     ForgetCommit,
     /// The server tells nobody that a bundle is old.
     ForgetRenewals,
+    /// Doors are told nothing any more of a token that was spent.
+    ForgetSpent,
     /// Machines forget revocations when their daemon is killed.
     ForgetRevocations,
     /// Daemons forget how late it is when they are killed.
@@ -325,6 +327,7 @@ impl World {
     pub fn sabotage(&mut self, defect: Sabotage) {
         self.sabotage = Some(defect);
         self.server.forgets_renewals = defect == Sabotage::ForgetRenewals;
+        self.server.forgets_spent = defect == Sabotage::ForgetSpent;
     }
 
     /// True time.

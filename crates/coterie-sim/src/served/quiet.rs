@@ -7,7 +7,10 @@ use std::time::Duration;
 use coterie_model::{CommunityTag, Name};
 use coterie_proto::node::PeerStatus;
 
-use super::{World, machine::Power};
+use super::{
+    World,
+    machine::{Daemon, Machine, Power},
+};
 use crate::{
     check::{Breach, Promise},
     link::Faults,
@@ -65,6 +68,7 @@ impl World {
             return;
         }
         self.compare_views();
+        self.no_answer_is_lost();
         self.converse();
         if epilogue == Epilogue::None || self.violation.is_some() {
             return;
@@ -310,6 +314,23 @@ impl World {
         }
         self.count("views compared", 1);
         Ok(())
+    }
+
+    /// No machine waits at a door that the server has made a member.
+    fn no_answer_is_lost(&mut self) {
+        let Some(live) = &self.server.live else { return };
+        let waits = |m: &&Machine| match &m.daemon {
+            Some(Daemon::Visiting(visiting)) => {
+                live.enclave.static_key(&m.name) == Some(visiting.keys.static_key().public())
+                    && self.server.time(self.now) <= visiting.token.not_after
+            }
+            Some(Daemon::Running(_)) | None => false,
+        };
+        let waiting = self.machines.iter().find(waits).map(|m| m.label.clone());
+        if let Some(label) = waiting {
+            let what = format!("{label} is a member, and was not told so");
+            self.breach(Breach::new(Promise::Liveness, what));
+        }
     }
 
     /// Leases are over and the server is away: nobody has a session.

@@ -81,6 +81,8 @@ pub struct Server {
     pub offset: i64,
     /// A deliberate defect: it tells nobody that a bundle is old.
     pub forgets_renewals: bool,
+    /// A deliberate defect: a token that was spent opens no door any more, not even to who spent it.
+    pub forgets_spent: bool,
     private: [u8; 32],
     entropy: SeededEntropy,
     address: SocketAddr,
@@ -109,6 +111,7 @@ impl Server {
             crash: None,
             offset: 0,
             forgets_renewals: false,
+            forgets_spent: false,
             private: *Secret::<32>::draw(&mut entropy).expose(),
             entropy,
             address,
