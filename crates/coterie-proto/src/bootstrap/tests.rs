@@ -387,6 +387,46 @@ fn a_server_that_thinks_for_a_minute_is_waited_for() {
 }
 
 #[test]
+fn a_door_that_only_says_that_it_is_there_is_left_for_another() {
+    let (mut v, mut hostile, mut honest) = (visitor(TOKEN, &[1, 2], bytes(3000)), door(1), door(2));
+    let mut now = Instant::ZERO;
+    let mut got = None;
+    while got.is_none() && now.since_boot() < Duration::from_secs(200) {
+        v.handle_timeout(now);
+        honest.handle_timeout(now);
+        loop {
+            let mut quiet = true;
+            while let Some(out) = v.poll_transmit() {
+                quiet = false;
+                let (mut bytes, first) = (out.bytes, out.to == at("192.0.2.1:4747"));
+                // For the hostile one time stands still, so that no visit is over.
+                let (to, when) = if first {
+                    (&mut hostile, Instant::ZERO)
+                } else {
+                    (&mut honest, now)
+                };
+                to.handle_outside(&mut bytes, at(VISITOR), |_| false, UnixTime(1), when);
+            }
+            while let Some(request) = honest.poll_request() {
+                honest.answer(request.visit, bytes(50), now);
+            }
+            let said = [&mut hostile, &mut honest].map(|door| std::iter::from_fn(|| door.poll_transmit()).collect());
+            for out in said.into_iter().flat_map(|out: Vec<_>| out) {
+                quiet = false;
+                let (_, answer) = v.handle_outside(&mut out.bytes.clone(), now);
+                got = answer.or(got);
+            }
+            if quiet {
+                break;
+            }
+        }
+        now = now + Duration::from_millis(50);
+    }
+    assert!(hostile.poll_request().is_some(), "it was there first");
+    assert_eq!(got, Some(bytes(50)));
+}
+
+#[test]
 fn a_stranger_who_floods_a_door_keeps_nobody_else_out() {
     let mut d = door(1);
     let mut noise = bytes(300);

@@ -41,6 +41,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// Nothing authentic for so long, and the visit begins anew: the door may have restarted.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A visit takes no longer, whatever the door says: one that is honest has ended it before.
+const LONGEST: Duration = Duration::from_secs(125);
 
 /// Somebody who may stand at the door.
 #[derive(Debug)]
@@ -76,6 +78,8 @@ pub struct Visitor {
     /// Of the rendezvous that was called last.
     cookie: Option<[u8; MAC_LEN]>,
     stage: Stage,
+    /// When the last call went out.
+    called: Instant,
     /// Last progress.
     heard: Instant,
     wait: Duration,
@@ -132,6 +136,7 @@ impl Visitor {
             calls: 0,
             cookie: None,
             stage: Stage::Outside,
+            called: now,
             heard: now,
             wait: FIRST_WAIT,
             again_at: now,
@@ -186,7 +191,7 @@ impl Visitor {
         if now < self.again_at {
             return;
         }
-        let patient = now.since(self.heard) < PATIENCE;
+        let patient = now.since(self.heard) < PATIENCE && now.since(self.called) < LONGEST;
         let again = match &self.stage {
             Stage::Over => return,
             Stage::Offering { offer, .. } if patient => Some(offer.clone()),
@@ -271,7 +276,7 @@ impl Visitor {
             index: u32::from_be_bytes(index),
             mac1,
         };
-        self.heard = now;
+        (self.called, self.heard) = (now, now);
         self.transmit(message);
     }
 
