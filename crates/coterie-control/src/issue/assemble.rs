@@ -41,7 +41,8 @@ impl Enclave {
     ///
     /// # Errors
     /// [`IssueError::NotEnrolled`], [`IssueError::OtherIdentity`] and [`IssueError::KeyRevoked`] when these are not the keys of the
-    /// member, [`IssueError::Isolated`], or as [`Enclave::issue`].
+    /// member, [`IssueError::Isolated`], [`IssueError::UnknownMember`] and [`IssueError::SealingKey`]: then nothing has changed.
+    /// Or as [`Enclave::issue`].
     pub fn renew(&mut self, request: &Request, now: UnixTime, entropy: &mut dyn Entropy) -> Result<String, IssueError> {
         let (now, name) = (self.advance(now)?, request.name());
         let keys = |e: &&super::member::Enrolment| e.request.static_key() == request.static_key();
@@ -55,6 +56,8 @@ impl Enclave {
         if known.request.identity_key() != request.identity_key() {
             return Err(IssueError::OtherIdentity(name.clone()));
         }
+        self.member(name)?;
+        Self::check_sealing_key(request)?;
         self.enrolment_mut(name)?.request = request.clone();
         let most = self.file().enclave.lease * 3 / 4;
         self.renew_statements(name, now, now.plus(most))?;

@@ -130,6 +130,18 @@ pub enum IssueError {
     /// The list of revocations is full.
     #[error("{0} static keys are revoked, the most that a list holds; wait until the first of them have ended")]
     TooManyRevocations(usize),
+    /// One name went from machine to machine too often.
+    #[error(
+        "the name `{0}` was taken over too often by one machine after another; find out which is the right one, and revoke \
+         the member, or wait until its earlier statements have ended"
+    )]
+    TooOften(Name),
+    /// Too many names were taken over.
+    #[error(
+        "too many names were taken over by other machines, so `{0}` is not; wait until statements of the earlier machines \
+         have ended, or end the member first"
+    )]
+    TooManyReplacements(Name),
     /// A certificate could not be made.
     #[error("certificate: {0}")]
     Certificate(CertificateError),

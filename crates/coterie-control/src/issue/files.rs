@@ -33,6 +33,7 @@ use super::{
     epoch::{CommunityRecord, EpochRecord},
     member::{Enrolment, MemberRecord},
     records::{Resting, freshness},
+    revocations::{ReplacedState, read_replaced},
     roster::{Provisioned, Roster},
     rotate::Earlier,
 };
@@ -87,6 +88,8 @@ struct State {
     servers: Vec<SocketAddr>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<EarlierState>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    replaced: ReplacedState,
 }
 
 /// A root that went.
@@ -220,6 +223,10 @@ impl Enclave {
             })
             .collect::<Result<_, IssueError>>()?;
         let earlier = read_earlier(&state.earlier, &authority, &root_key)?;
+        let revocations = state
+            .revocations
+            .map(|list| signed(&list, &verifying_key))
+            .transpose()?;
         let mut this = Self {
             file: super::parse(&text)?,
             roster: Roster::default(),
@@ -235,10 +242,8 @@ impl Enclave {
             authority,
             communities,
             members,
-            revocations: state
-                .revocations
-                .map(|list| signed(&list, &verifying_key))
-                .transpose()?,
+            replaced: read_replaced(state.replaced, revocations.as_ref())?,
+            revocations,
             latest: UnixTime(state.latest),
             touched: BTreeMap::new(),
         };
@@ -268,6 +273,7 @@ impl Enclave {
             served: self.freshness == Freshness::Heads,
             servers: self.servers.clone(),
             earlier: self.earlier.iter().map(EarlierState::of).collect(),
+            replaced: self.replaced_state(),
         }
     }
 
@@ -530,7 +536,7 @@ pub(super) fn bytes(text: &str) -> Result<Vec<u8>, IssueError> {
     STANDARD.decode(text).map_err(|error| damaged(STATE, error))
 }
 
-fn array<const N: usize>(text: &str) -> Result<[u8; N], IssueError> {
+pub(super) fn array<const N: usize>(text: &str) -> Result<[u8; N], IssueError> {
     bytes(text)?
         .try_into()
         .map_err(|_length| damaged(STATE, format!("an identifier does not have {N} bytes")))

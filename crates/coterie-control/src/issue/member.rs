@@ -3,16 +3,10 @@
 use core::net::SocketAddr;
 use std::collections::BTreeMap;
 
-use coterie_crypto::{Entropy, dh::PublicKey};
-use coterie_model::{
-    CommunityTag, MemberId, Name, Prefix, Revision, Revocation, Revocations, Serial, Signed, Statement, UnixTime,
-    signed::MAX_REVOCATIONS,
-};
+use coterie_crypto::{Entropy, SeededEntropy, dh::PublicKey, hpke};
+use coterie_model::{CommunityTag, MemberId, Name, Prefix, Serial, Signed, Statement, UnixTime};
 
-use super::{
-    Enclave, IssueError, Part,
-    roster::{Provisioned, revocation},
-};
+use super::{Enclave, IssueError, Part, revocations::Word, roster::Provisioned};
 use crate::bundle::{Freshness, Request};
 
 /// A member as its issuer has it; stays when the member goes, so that no serial is used twice.
@@ -57,7 +51,8 @@ impl Enclave {
     /// Enrols the machine that made `request`: from now on others are told of its key.
     ///
     /// # Errors
-    /// [`IssueError`] when the enclave file has no such member, or the keys are another member's or revoked.
+    /// [`IssueError`] when the enclave file has no such member, the keys are another member's or revoked, or the sealing key is
+    /// none. Then nothing has changed.
     pub fn admit(
         &mut self,
         request: &Request,
@@ -66,14 +61,16 @@ impl Enclave {
     ) -> Result<Admission, IssueError> {
         let mut member = MemberId::default();
         entropy.fill(&mut member.0);
-        self.admit_as(member, request, now)
+        Self::check_sealing_key(request)?;
+        self.admit_as(member, request, Word::Administrator, now)
     }
 
-    /// The same, where the enrolment, if it is a new one, has an identifier already.
+    /// The same, where the enrolment, if it is a new one, has an identifier already, and `word` lets it take the name over.
     pub(super) fn admit_as(
         &mut self,
         member: MemberId,
         request: &Request,
+        word: Word,
         now: UnixTime,
     ) -> Result<Admission, IssueError> {
         let now = self.advance(now)?;
@@ -98,7 +95,7 @@ impl Enclave {
             self.touch(Part::Member(name.clone()));
         } else {
             if admission == Admission::Replaced {
-                self.refuse(name, now)?;
+                self.refuse(name, word, now)?;
                 self.rest_addresses(name);
             }
             let enrolment = Enrolment {
@@ -142,16 +139,9 @@ impl Enclave {
             .filter(|(_, c)| enrolment.statements.contains_key(&c.tag))
             .map(|(name, _)| name.clone())
             .collect();
-        self.refuse(name, now)?;
+        self.refuse(name, Word::Administrator, now)?;
         self.forget_enrolment(name)?;
         Ok(held)
-    }
-
-    /// The keys of a member are refused until its last statement has ended.
-    fn refuse(&mut self, name: &Name, now: UnixTime) -> Result<(), IssueError> {
-        let enrolment = self.enrolment(name)?;
-        let entry = revocation(enrolment, enrolment.ends);
-        self.add_revocation(entry, now)
     }
 
     /// Makes the member's statements anew where they would end earlier than they can, or say something else than the
@@ -256,53 +246,81 @@ impl Enclave {
         self.check_revoked(key, now)
     }
 
-    /// A static key that is refused gets nothing.
-    pub(super) fn check_revoked(&self, key: &PublicKey, now: UnixTime) -> Result<(), IssueError> {
-        let revoked = self
-            .revocations
-            .iter()
-            .flat_map(|list| &list.entries)
-            .find(|e| e.static_key == *key);
-        match revoked.filter(|entry| entry.until > now) {
-            Some(entry) => Err(IssueError::KeyRevoked(entry.until)),
-            None => Ok(()),
-        }
-    }
-
-    /// Adds an entry, in the place of another one for the same key.
-    pub(super) fn add_revocation(&mut self, entry: Revocation, now: UnixTime) -> Result<(), IssueError> {
-        let known = self.revocations.iter().flat_map(|list| &list.entries);
-        let others = known.filter(|e| e.static_key != entry.static_key).cloned();
-        let entries = others.chain([entry.clone()]).collect();
-        self.set_revocations(entries, now)
-    }
-
-    /// A new list, with the next revision.
-    pub(super) fn set_revocations(&mut self, entries: Vec<Revocation>, now: UnixTime) -> Result<(), IssueError> {
-        let revision = self.revocations.as_ref().map_or(0, |list| list.revision) + 1;
-        self.set_revocations_at(revision, entries, now)
-    }
-
-    /// The same, with this revision.
-    pub(super) fn set_revocations_at(
-        &mut self,
-        revision: Revision,
-        mut entries: Vec<Revocation>,
-        now: UnixTime,
-    ) -> Result<(), IssueError> {
-        entries.retain(|e| e.until > now);
-        if entries.len() > MAX_REVOCATIONS {
-            return Err(IssueError::TooManyRevocations(MAX_REVOCATIONS));
-        }
-        entries.sort_by_key(|e| e.static_key);
-        let list = Revocations {
-            era: self.authority.era,
-            enclave: self.authority.enclave,
-            revision,
-            entries,
-        };
-        self.revocations = Some(Signed::sign(list, &self.statement_key));
-        self.touch(Part::Revocations);
+    /// A sealing key that is none would be noticed when the bundle is made, after the member has changed.
+    pub(super) fn check_sealing_key(request: &Request) -> Result<(), IssueError> {
+        // The text is empty and nothing of it is kept: it need not be secret.
+        let mut entropy = SeededEntropy::from_number(0);
+        hpke::seal(request.sealing_key(), b"", b"", b"", &mut entropy)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coterie_crypto::{SeededEntropy, hpke::SEALING_KEY_LEN};
+
+    use super::*;
+    use crate::bundle::Keys;
+
+    const NOW: UnixTime = UnixTime(1_795_506_345);
+    const FILE: &str = r#"
+version = 1
+[enclave]
+name = "shop"
+pools = ["10.77.0.0/24"]
+[community.web]
+[template.web]
+communities = ["web"]
+[member.web-1]
+template = "web"
+addresses = ["10.77.0.1"]
+"#;
+
+    /// The request of `keys`, with a sealing key that is none, signed by its maker.
+    fn malformed(keys: &Keys) -> Request {
+        let good = Request::new(keys).unwrap();
+        let mut bytes = good.bytes()[..good.bytes().len() - 64].to_vec();
+        let sealing_key = good.sealing_key();
+        let at = bytes.windows(SEALING_KEY_LEN).position(|w| w == sealing_key).unwrap();
+        // Coefficients above the modulus.
+        bytes[at..at + 3].fill(0xff);
+        let signature = keys.identity_key().sign("coterie/1 request", &bytes);
+        bytes.extend_from_slice(&signature);
+        Request::from_bytes(&bytes).unwrap()
+    }
+
+    #[test]
+    fn a_sealing_key_that_is_none_changes_nothing() {
+        let mut entropy = SeededEntropy::from_number(1);
+        let mut enclave = Enclave::init(FILE, NOW, &mut entropy).unwrap();
+        let named = Keys::generate(Name::new("web-1").unwrap(), &mut entropy);
+        let made = Keys::generate(Name::new("web-2").unwrap(), &mut entropy);
+        let template = Name::new("web").unwrap();
+        let mut provision = |enclave: &mut Enclave, request: &Request, takeover| {
+            enclave.provision(&template, Vec::new(), request, takeover, MemberId([7; 16]), NOW)
+        };
+        for enrolled in [false, true] {
+            if enrolled {
+                enclave
+                    .admit(&Request::new(&named).unwrap(), NOW, &mut entropy)
+                    .unwrap();
+                provision(&mut enclave, &Request::new(&made).unwrap(), false).unwrap();
+            }
+            enclave.take_records();
+            let wrong = [malformed(&named), malformed(&made)];
+            let admitted = enclave.admit(&wrong[0], NOW, &mut entropy);
+            assert_eq!(admitted, Err(IssueError::SealingKey));
+            for takeover in [false, true] {
+                let made = provision(&mut enclave, &wrong[1], takeover);
+                assert_eq!(made, Err(IssueError::SealingKey));
+            }
+            if enrolled {
+                for request in &wrong {
+                    let renewed = enclave.renew(request, NOW, &mut entropy);
+                    assert_eq!(renewed, Err(IssueError::SealingKey));
+                }
+            }
+            assert!(enclave.take_records().is_empty(), "nothing is to be written");
+        }
     }
 }

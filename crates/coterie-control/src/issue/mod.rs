@@ -17,6 +17,7 @@ mod member;
 mod plan;
 mod records;
 mod recover;
+mod revocations;
 mod roster;
 mod rotate;
 mod served;
@@ -44,6 +45,7 @@ use crate::{
 use epoch::CommunityRecord;
 use member::MemberRecord;
 use records::Resting;
+use revocations::Replaced;
 use roster::Roster;
 use rotate::Earlier;
 
@@ -77,6 +79,8 @@ pub struct Enclave {
     /// Addresses that nobody else is given before a time: a statement that has not ended names them.
     resting: Resting,
     revocations: Option<Signed<Revocations>>,
+    /// Which of them give way.
+    replaced: Replaced,
     latest: UnixTime,
     /// What changed since [`Self::take_records`].
     touched: BTreeMap<Part, BTreeSet<Name>>,
@@ -145,6 +149,7 @@ impl Enclave {
             floor: 0,
             resting: BTreeMap::new(),
             revocations: None,
+            replaced: BTreeMap::new(),
             latest: now,
             touched: BTreeMap::new(),
         };

@@ -20,6 +20,7 @@ use super::{
         CommunityState, EarlierState, EpochKeys, MemberState, bytes, damaged, read_community, read_earlier,
         read_member, signed,
     },
+    revocations::{ReplacedState, read_replaced},
     roster::Roster,
 };
 use crate::bundle::{Freshness, certificate};
@@ -120,6 +121,8 @@ struct Whole {
     servers: Vec<SocketAddr>,
     #[serde(default)]
     earlier: Vec<EarlierState>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    replaced: ReplacedState,
 }
 
 impl Enclave {
@@ -180,6 +183,9 @@ impl Enclave {
             }
         }
         let earlier = read_earlier(&whole.earlier, &authority, &root_key)?;
+        let revocations = revocations
+            .map(|list| signed(&String::from_utf8_lossy(&list), &verifying_key))
+            .transpose()?;
         let mut this = Self {
             file: super::parse(&text)?,
             text,
@@ -195,9 +201,8 @@ impl Enclave {
             earlier,
             floor: whole.floor,
             resting: whole.resting,
-            revocations: revocations
-                .map(|list| signed(&String::from_utf8_lossy(&list), &verifying_key))
-                .transpose()?,
+            replaced: read_replaced(whole.replaced, revocations.as_ref())?,
+            revocations,
             latest: UnixTime(whole.latest),
             touched: BTreeMap::new(),
         };
@@ -224,6 +229,7 @@ impl Enclave {
                 served: self.freshness == Freshness::Heads,
                 servers: self.servers.clone(),
                 earlier: self.earlier.iter().map(EarlierState::of).collect(),
+                replaced: self.replaced_state(),
             }),
             Part::Revocations => Zeroizing::new(STANDARD.encode(self.revocations.as_ref()?.bytes()).into_bytes()),
             Part::Community(name) => to_json(&CommunityState::of(self.communities.get(name)?)),

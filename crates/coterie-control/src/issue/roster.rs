@@ -9,6 +9,7 @@ use coterie_model::{MemberId, Name, Revocation, UnixTime};
 use super::{
     Admission, Enclave, IssueError, Part,
     member::{Enrolment, MemberRecord},
+    revocations::Word,
 };
 use crate::{
     bundle::Request,
@@ -135,7 +136,9 @@ impl Enclave {
     ///
     /// # Errors
     /// [`IssueError`] when the template does not exist, the name is another machine's or another template's, no address is
-    /// left, or the keys are another member's or revoked. Then nothing has changed.
+    /// left, the keys are another member's or revoked, or the sealing key is none; with `takeover`, also when the name was taken
+    /// over too often ([`IssueError::TooOften`]) or too many names were ([`IssueError::TooManyReplacements`]). Then nothing has
+    /// changed.
     pub fn provision(
         &mut self,
         template: &Name,
@@ -150,6 +153,7 @@ impl Enclave {
         let kind = self.file.templates.get(template);
         let kind = kind.ok_or_else(|| IssueError::UnknownTemplate(template.clone()))?;
         self.check_static_key(request, now)?;
+        Self::check_sealing_key(request)?;
         if let Some(seat) = self.roster.get(name) {
             if seat.template != *template {
                 return Err(IssueError::OtherTemplate {
@@ -166,7 +170,7 @@ impl Enclave {
                     return Err(IssueError::Isolated(name.clone()));
                 }
             }
-            let admission = self.admit_as(member, request, now)?;
+            let admission = self.admit_as(member, request, Word::Machine, now)?;
             if admission != Admission::Known {
                 self.move_to(name, endpoints);
             }
@@ -189,7 +193,7 @@ impl Enclave {
         self.roster.add(name, seat);
         self.record(name).provisioned = Some(provisioned);
         self.touch_member(name);
-        let admission = self.admit_as(member, request, now)?;
+        let admission = self.admit_as(member, request, Word::Machine, now)?;
         for community in communities {
             self.refresh_manifests(&community)?;
         }
