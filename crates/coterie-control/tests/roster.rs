@@ -777,9 +777,7 @@ impl Site {
     /// A machine with new keys comes for a name, as by ticket or when its holder has left it.
     fn come(&mut self, member: &str, now: UnixTime) -> Result<Admission, IssueError> {
         self.base += 1;
-        let keys = Keys::generate(name(member), &mut SeededEntropy::from_number(self.base));
-        let request = Request::new(&keys).unwrap();
-        let endpoint = "192.0.2.1:4747".parse().unwrap();
+        let (request, endpoint) = self.machine(member, 2);
         let id = draw(&mut self.entropy);
         self.enclave
             .provision(&name("web"), vec![endpoint], &request, true, id, now)

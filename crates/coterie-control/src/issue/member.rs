@@ -296,7 +296,7 @@ addresses = ["10.77.0.1"]
         let named = Keys::generate(Name::new("web-1").unwrap(), &mut entropy);
         let made = Keys::generate(Name::new("web-2").unwrap(), &mut entropy);
         let template = Name::new("web").unwrap();
-        let mut provision = |enclave: &mut Enclave, request: &Request, takeover| {
+        let provision = |enclave: &mut Enclave, request: &Request, takeover| {
             enclave.provision(&template, Vec::new(), request, takeover, MemberId([7; 16]), NOW)
         };
         for enrolled in [false, true] {
