@@ -300,11 +300,13 @@ impl Task {
                 }
                 Err(state::Undone::Conflict) => {
                     tracing::warn!(enclave = %self.state.enclave.name(), "somebody else changed the enclave in the store; reading it anew");
+                    self.state.doubt();
                     self.stale = true;
                 }
                 Err(state::Undone::Store(error)) => {
                     tracing::error!(%error, enclave = %self.state.enclave.name(), "nothing was written");
                     self.metrics.store_failed();
+                    self.state.doubt();
                     self.stale = true;
                     return fill(results, &Refusal::Store(error.to_string()));
                 }
@@ -313,10 +315,10 @@ impl Task {
     }
 
     async fn read_anew(&mut self) -> Result<(), Refusal> {
-        let (tenant, enclave) = (self.state.tenant, self.state.enclave.id());
-        self.state = State::load(&self.store, tenant, enclave)
-            .await
-            .map_err(|error| Refusal::Store(format!("{error:#}")))?;
+        if let Err(error) = self.state.read_anew(&self.store).await {
+            self.state.doubt();
+            return Err(Refusal::Store(format!("{error:#}")));
+        }
         self.stale = false;
         Ok(())
     }

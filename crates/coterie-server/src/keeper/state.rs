@@ -39,6 +39,8 @@ pub(crate) struct State {
     version: u64,
     /// Tokens that open doors, as long as nothing changed.
     pub(super) knocking: Option<Vec<Token>>,
+    /// Doors may not know what changed of the tokens.
+    untold: bool,
     /// Replies that were given lately, for machines that did not hear them.
     pub(super) replies: Replies,
     /// Members whose newest bundle has every key that there is.
@@ -147,10 +149,35 @@ impl State {
             root_changed: false,
             version: row.version,
             knocking: None,
+            untold: false,
             replies: Replies::default(),
             fresh: BTreeSet::new(),
             since: crate::clock::now(),
         })
+    }
+
+    /// Reads the enclave anew, because the one in memory may be half changed. What this process knows beside the store stays: whoever
+    /// has a deed refused must not put off what is due, nor have everybody fetch a bundle.
+    ///
+    /// # Errors
+    /// When what the store has is damaged.
+    pub(super) async fn read_anew(&mut self, store: &Store) -> anyhow::Result<()> {
+        let read = Self::load(store, self.tenant, self.enclave.id()).await?;
+        let before = core::mem::replace(self, read);
+        self.root_changed = before.root_changed;
+        self.untold = true;
+        self.replies = before.replies;
+        self.fresh = before.fresh;
+        self.since = before.since;
+        Ok(())
+    }
+
+    /// What was done last may not be on the disk, or somebody else did something: this process knows no more than one that begins.
+    pub(super) fn doubt(&mut self) {
+        self.root_changed = true;
+        self.replies = Replies::default();
+        self.fresh.clear();
+        self.since = crate::clock::now();
     }
 
     /// Makes an enclave of a tenant from its file.
@@ -212,7 +239,7 @@ impl State {
         now: UnixTime,
     ) -> Result<(Vec<Result<Outcome, Refusal>>, Told), Undone> {
         let mut w = store.write().await?;
-        let tokens_before = self.knocking.is_some();
+        let tokens_before = self.knocking.is_some() || self.untold;
         let mut done = Vec::with_capacity(deeds.len());
         for (place, (_, deed)) in deeds.iter().enumerate() {
             let savepoint = w.savepoint().await?;
@@ -250,6 +277,7 @@ impl State {
         }
         w.commit().await?;
         let told = self.told(&records, tokens_before && self.knocking.is_none(), now);
+        self.untold = false;
         let revision = self.revision;
         let done = done
             .into_iter()
