@@ -11,5 +11,6 @@ mod follow;
 mod hostile;
 mod machine;
 mod site;
+mod strangers;
 mod tls;
 mod token;
