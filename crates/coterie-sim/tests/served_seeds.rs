@@ -55,7 +55,7 @@ fn two_hundred_worlds_with_a_server_keep_every_promise() {
         ("pairs that are silent", 600),
         ("views compared", 800),
         ("enrolments", 400),
-        ("applications refused", 400),
+        ("applications refused", 200),
         ("kills of the server", 150),
         ("nodes closed", 200),
     ] {

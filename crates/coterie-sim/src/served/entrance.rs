@@ -1,21 +1,19 @@
 //! How a machine becomes a member: with a token, through a door or by the server itself, or by a person's hand.
 
-use std::time::Duration;
-
 use coterie_control::{
     bundle::{Bundle, Keys, Opened, Request, root_hash},
-    enrol::{Application, Token, seal},
+    enrol::{Application, Sealed, Token, seal},
     file::Facts,
 };
-use coterie_crypto::{Secret, aead::Suite};
-use coterie_model::{Name, UnixTime};
+use coterie_crypto::{Secret, aead::Suite, dh::PublicKey};
+use coterie_model::{Instant, Name, UnixTime};
 use coterie_proto::{
     bootstrap::{Rendezvous, Visit, Visitor},
     handshake::payload::Suites,
 };
 
 use super::{
-    Applied, Happening, World,
+    Applied, World,
     machine::{COUNTERS, Daemon, Identity, Power, Visiting, entropy},
 };
 use crate::check::{Breach, Promise};
@@ -66,26 +64,7 @@ impl World {
         let public = *keys.static_key().public();
         m.disk.journals.entry(public).or_default().counter = 1 + COUNTERS;
         m.enrolments.push(public);
-        let rendezvous: Vec<Rendezvous> = token
-            .doors
-            .iter()
-            .map(|door| Rendezvous {
-                endpoint: door.endpoint,
-                static_key: door.static_key,
-                knock: token.knock_key(&door.static_key),
-            })
-            .collect();
-        let all = Suites::new(&Suite::ALL).expect("three suites");
-        let visitor = (!rendezvous.is_empty()).then(|| {
-            let visit = Visit {
-                keys: keys.static_key(),
-                rendezvous,
-                suites: (all, Suite::Aes256Gcm),
-                request: sealed.bytes.clone(),
-                counter: 1,
-            };
-            Visitor::new(visit, entropy(visit_seed), at)
-        });
+        let visitor = visit(&token, &keys, &sealed, &[], visit_seed, at);
         let shown = self.machines[machine].disk.ticket.is_some();
         self.applied.insert(
             public,
@@ -101,6 +80,7 @@ impl World {
             keys,
             sealed,
             token,
+            refused: Vec::new(),
             again: now,
         })));
         self.note(machine, "applies");
@@ -116,15 +96,14 @@ impl World {
         };
         m.timer += 1;
         m.timer_at = None;
-        let Ok(reply) = visiting.sealed.open_reply(answer) else {
-            self.note(machine, "the answer is not the server's");
+        let reply = visiting.sealed.open_reply(answer);
+        if reply.is_err() {
             self.count("forged answers noticed", 1);
-            return self.restart_later(machine);
+        }
+        let Ok(Some(reply)) = reply else {
+            return self.try_another_door(machine, *visiting);
         };
-        let Some(reply) = reply else {
-            self.note(machine, "refused");
-            return;
-        };
+        let m = &mut self.machines[machine];
         let text = String::from_utf8_lossy(&reply.bundle).into_owned();
         let bundle = Bundle::parse(text.as_bytes());
         let opened = bundle.and_then(|b| {
@@ -151,6 +130,27 @@ impl World {
         self.count("enrolments", 1);
     }
 
+    /// A refusal is a word without a proof, and one door's word ends nothing while there is another.
+    fn try_another_door(&mut self, machine: usize, mut visiting: Visiting) {
+        let (at, seed) = (self.local(machine), self.rng.next());
+        let door = visiting.visitor.as_ref().map(|visitor| visitor.at().static_key);
+        visiting.refused.extend(door);
+        let Visiting {
+            token,
+            keys,
+            sealed,
+            refused,
+            ..
+        } = &visiting;
+        visiting.visitor = visit(token, keys, sealed, refused, seed, at);
+        if visiting.visitor.is_none() {
+            return self.note(machine, "refused");
+        }
+        self.note(machine, "refused, and tries another door");
+        self.machines[machine].daemon = Some(Daemon::Visiting(Box::new(visiting)));
+        self.set_timer(machine);
+    }
+
     /// A machine has a bundle, and starts with it.
     pub(super) fn become_member(
         &mut self,
@@ -159,7 +159,7 @@ impl World {
         bundle: String,
         keys: &Keys,
         (enrolment, boot): (usize, Option<u64>),
-        at: coterie_model::Instant,
+        at: Instant,
     ) {
         let m = &mut self.machines[machine];
         let key = *keys.static_key().public();
@@ -185,12 +185,6 @@ impl World {
             m.keep_head(head, at);
         }
         self.start(machine);
-    }
-
-    /// The service manager starts a daemon again that failed.
-    fn restart_later(&mut self, machine: usize) {
-        let boots = self.machines[machine].boots;
-        self.push(Duration::from_secs(2), Happening::Boot { machine, boots });
     }
 
     /// A person brings the request of a machine that the file names to the server, and the bundle back; false when the server
@@ -240,4 +234,35 @@ impl World {
 /// The last second in which a bundle is valid, as it says: whoever is late opens it all the same, and is closed by its clock.
 pub(super) fn last_second(bundle: &Bundle) -> UnixTime {
     UnixTime(bundle.claimed_not_after().0.saturating_sub(1))
+}
+
+/// A visit to the doors that have not refused; `None` when there is none.
+fn visit(
+    token: &Token,
+    keys: &Keys,
+    sealed: &Sealed,
+    refused: &[PublicKey],
+    seed: u64,
+    at: Instant,
+) -> Option<Visitor> {
+    let doors = token.doors.iter().filter(|door| !refused.contains(&door.static_key));
+    let rendezvous: Vec<Rendezvous> = doors
+        .map(|door| Rendezvous {
+            endpoint: door.endpoint,
+            static_key: door.static_key,
+            knock: token.knock_key(&door.static_key),
+        })
+        .collect();
+    if rendezvous.is_empty() {
+        return None;
+    }
+    let visit = Visit {
+        keys: keys.static_key(),
+        rendezvous,
+        suites: (Suites::new(&Suite::ALL)?, Suite::Aes256Gcm),
+        request: sealed.bytes.clone(),
+        // Above every call of the visits before.
+        counter: 1 + 256 * u64::try_from(refused.len()).unwrap_or(0),
+    };
+    Some(Visitor::new(visit, entropy(seed), at))
 }

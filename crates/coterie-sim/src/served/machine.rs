@@ -130,6 +130,8 @@ pub struct Visiting {
     pub token: Token,
     /// Which of the machine's enrolments it would be.
     pub enrolment: usize,
+    /// Doors that said that it is refused, or what is not the server's word.
+    pub refused: Vec<PublicKey>,
     /// When it asks the server again.
     pub again: Moment,
 }

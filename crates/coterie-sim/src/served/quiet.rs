@@ -18,6 +18,8 @@ use crate::{
 
 /// How long it takes until everybody has caught up.
 const CATCH_UP: Duration = Duration::from_secs(45);
+/// How long it takes until a visitor leaves a door that does nothing, and is let in by another.
+const LEFT: Duration = Duration::from_secs(150);
 /// How long sessions may take to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often each pair tries.
@@ -318,7 +320,18 @@ impl World {
 
     /// No machine waits at a door that the server has made a member.
     fn no_answer_is_lost(&mut self) {
-        let Some(live) = &self.server.live else { return };
+        if self.waiting().is_some() {
+            // A door that was hostile dropped what it brought, and does not say so.
+            self.run(LEFT);
+        }
+        if let Some(label) = self.waiting() {
+            let what = format!("{label} is a member, and was not told so");
+            self.breach(Breach::new(Promise::Liveness, what));
+        }
+    }
+
+    fn waiting(&self) -> Option<String> {
+        let live = self.server.live.as_ref()?;
         let waits = |m: &&Machine| match &m.daemon {
             Some(Daemon::Visiting(visiting)) => {
                 live.enclave.static_key(&m.name) == Some(visiting.keys.static_key().public())
@@ -326,11 +339,7 @@ impl World {
             }
             Some(Daemon::Running(_)) | None => false,
         };
-        let waiting = self.machines.iter().find(waits).map(|m| m.label.clone());
-        if let Some(label) = waiting {
-            let what = format!("{label} is a member, and was not told so");
-            self.breach(Breach::new(Promise::Liveness, what));
-        }
+        self.machines.iter().find(waits).map(|m| m.label.clone())
     }
 
     /// Leases are over and the server is away: nobody has a session.
