@@ -41,8 +41,11 @@ impl Replies {
         self.made.retain(|_, at| at.plus(LOST) > now);
         self.made.insert(member, now);
         self.bytes += reply.len();
-        self.given.insert(application, (reply.to_vec(), now));
-        self.order.push_back(application);
+        // A batch that is done anew replies anew.
+        match self.given.insert(application, (reply.to_vec(), now)) {
+            Some((before, _)) => self.bytes -= before.len(),
+            None => self.order.push_back(application),
+        }
         while let Some(oldest) = self.order.front() {
             let is_over = self.given.get(oldest).is_none_or(|(_, at)| at.plus(LOST) <= now);
             if !is_over && self.bytes <= KEPT_BYTES {

@@ -27,6 +27,10 @@ impl State {
                     | IssueError::Isolated(_)
                     | IssueError::OtherIdentity(_)
                     | IssueError::KeyRevoked(_)
+                    | IssueError::SealingKey
+                    | IssueError::UnknownMember(_)
+                    | IssueError::ClockBehind { .. }
+                    | IssueError::AuthorityEnded(_)
             )
         };
         let bundle = renewed.map_err(|error| Failed::of(error, is_clean))?;
@@ -37,7 +41,9 @@ impl State {
     pub(super) async fn admit(&mut self, request: &Request, hand: &mut Hand<'_>) -> Result<Outcome, Failed> {
         let name = request.name().clone();
         let before = self.enclave.member_id(&name);
-        let admission = self.enclave.admit(request, hand.now, &mut SystemEntropy)?;
+        // What is not admitted has changed nothing.
+        let admitted = self.enclave.admit(request, hand.now, &mut SystemEntropy);
+        let admission = admitted.map_err(|error| Failed::Clean(error.into()))?;
         if admission != Admission::Known {
             if let Some(before) = before {
                 self.release_claims(before, hand).await?;

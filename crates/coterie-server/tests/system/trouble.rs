@@ -1,7 +1,5 @@
 //! The server's disk is full, or its state an older one: the alarm is clear, and packets go on.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::process::Command;
 
 use coterie_api::v1;
