@@ -1,7 +1,7 @@
 //! HTTP on a connection: the version that TLS agreed on, the requests, and when the connection ends.
 
 use core::future::Future;
-use core::pin::{Pin, pin};
+use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,13 +37,15 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const FOR_STRANGERS: &str = "/v1/enrol";
 
 /// Serves requests until the peer leaves, has nothing to say for too long, has to make room, or the server stops.
-pub(super) async fn serve(
+///
+/// What is kept is one connection on the heap: an `async fn` would keep it once more for each function that it passes through.
+pub(super) fn serve(
     tls: TlsStream<TcpStream>,
     router: Router,
     node: Option<Node>,
     place: Place,
     stopping: watch::Receiver<bool>,
-) {
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let place = Arc::new(place);
     place.begin();
@@ -69,7 +71,7 @@ pub(super) async fn serve(
         }
     });
     let io = TokioIo::new(tls);
-    let ended = if is_h2 {
+    if is_h2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
@@ -79,35 +81,26 @@ pub(super) async fn serve(
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20))
             .serve_connection(io, service);
-        until_its_end(connection, http2::Connection::graceful_shutdown, &place, stopping).await
+        let shut_down = http2::Connection::graceful_shutdown;
+        Box::pin(until_its_end(Box::pin(connection), shut_down, place, stopping))
     } else {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
             .max_buf_size(READ_AHEAD)
             .serve_connection(io, service);
-        // Nodes stream over HTTP/2: the larger of the two is not to be theirs.
-        Box::pin(until_its_end(
-            connection,
-            http1::Connection::graceful_shutdown,
-            &place,
-            stopping,
-        ))
-        .await
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
+        let shut_down = http1::Connection::graceful_shutdown;
+        Box::pin(until_its_end(Box::pin(connection), shut_down, place, stopping))
     }
 }
 
 async fn until_its_end<C: Future<Output = hyper::Result<()>>>(
-    connection: C,
+    mut connection: Pin<Box<C>>,
     shut_down: fn(Pin<&mut C>),
-    place: &Place,
+    place: Arc<Place>,
     mut stopping: watch::Receiver<bool>,
-) -> hyper::Result<()> {
-    let mut connection = pin!(connection);
-    tokio::select! {
+) {
+    let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stopped(&mut stopping) => {
             shut_down(connection.as_mut());
@@ -123,6 +116,9 @@ async fn until_its_end<C: Future<Output = hyper::Result<()>>>(
             tracing::debug!("a connection makes room for another");
             Ok(())
         }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
     }
 }
 

@@ -139,9 +139,10 @@ impl Caller {
         };
         let (place, stopping, open) = (self.place, self.listener.server.stopping.clone(), self.open);
         // A task of its own: what the handshake took is given back, and a stream that waits is small.
+        let serving = exchange::serve(tls, router, node, place, stopping);
         tokio::spawn(async move {
             let _open = open;
-            exchange::serve(tls, router, node, place, stopping).await;
+            serving.await;
         });
     }
 
