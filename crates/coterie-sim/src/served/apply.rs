@@ -340,7 +340,7 @@ impl World {
         let m = &mut self.machines[machine];
         m.stop();
         m.boots += 1;
-        m.disk.pulse = None;
+        (m.disk.pulse, m.told) = (None, None);
         let boots = m.boots;
         self.note(machine, "reboots");
         self.push(Duration::from_millis(300), Happening::Boot { machine, boots });
@@ -469,7 +469,7 @@ impl World {
             return false;
         };
         let key = *running.node.static_key();
-        let (source, captured) = (m.address, m.captured.clone());
+        let (own, captured) = (m.address, m.captured.clone());
         let stolen = self.server.store.book.tokens.values().next_back().map(|row| {
             let token = row.token();
             let knock = token.knock_key(&key);
@@ -496,7 +496,7 @@ impl World {
                     .bytes,
             )
         });
-        for bytes in captured.into_iter().chain(forged) {
+        for (source, bytes) in captured.into_iter().chain(forged.map(|bytes| (own, bytes))) {
             let visit = Some(0);
             self.ask_server(machine, connection, Asked::Enrol { visit, source, bytes });
         }

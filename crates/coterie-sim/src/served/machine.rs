@@ -210,8 +210,8 @@ pub struct Machine {
     pub broken: u64,
     /// It stands at the door for another master.
     pub hostile: Option<Hostility>,
-    /// What it carried as a door.
-    pub captured: Vec<Vec<u8>>,
+    /// What it carried as a door, and from where.
+    pub captured: Vec<(SocketAddr, Vec<u8>)>,
     /// Answers that it carried.
     pub answers: Vec<Vec<u8>>,
     /// The timer that counts.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use coterie_crypto::dh::PublicKey;
 use coterie_model::{CommunityTag, Name};
 use coterie_proto::node::PeerStatus;
 
@@ -332,10 +333,15 @@ impl World {
 
     fn waiting(&self) -> Option<String> {
         let live = self.server.live.as_ref()?;
+        let keys: Vec<PublicKey> = self.machines.iter().filter_map(Machine::key).collect();
         let waits = |m: &&Machine| match &m.daemon {
             Some(Daemon::Visiting(visiting)) => {
+                // A door that was enrolled anew is none any more that its token names.
+                let refused = |key: &PublicKey| visiting.refused.contains(key);
+                let mut doors = visiting.token.doors.iter().map(|door| door.static_key);
                 live.enclave.static_key(&m.name) == Some(visiting.keys.static_key().public())
                     && self.server.time(self.now) <= visiting.token.not_after
+                    && (visiting.token.doors.is_empty() || doors.any(|key| keys.contains(&key) && !refused(&key)))
             }
             Some(Daemon::Running(_)) | None => false,
         };

@@ -148,7 +148,7 @@ impl World {
             brought.push(request);
         }
         for request in brought {
-            m.captured.push(request.bytes.clone());
+            m.captured.push((request.from, request.bytes.clone()));
             let mut carried = Carried {
                 visit: request.visit,
                 source: request.from,
