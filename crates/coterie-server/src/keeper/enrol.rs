@@ -22,7 +22,7 @@ use crate::{entropy::SystemEntropy, refusal::Refusal, tasks};
 /// For so long an answer that was lost is given again.
 const LOST: Duration = Duration::from_secs(600);
 /// Answers that are kept take no more room than this; then the oldest go.
-const KEPT_BYTES: usize = 32 << 20;
+const KEPT_BYTES: usize = 8 << 20;
 /// A name that is bound to no token rests for this part of a lease before another machine may have it.
 const NAME_RESTS: u32 = 4;
 
