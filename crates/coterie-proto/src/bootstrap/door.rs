@@ -176,7 +176,7 @@ impl Door {
     }
 
     /// Which tokens open the door from now on: the first [`MAX_KNOCKS`]. Visits under others end, and their visitors are
-    /// forgotten.
+    /// forgotten; but one whose request is with the server, which may have spent the token just now, waits for its answer.
     pub fn handle_knocks(&mut self, knocks: Vec<Knock>) {
         let own = *self.keys.public();
         let tried = |knock: Knock| (knock.key.tag, (schedule::trial_mac_key(&knock.key, &own), knock));
@@ -184,7 +184,8 @@ impl Door {
         let trials = TRIALS / u32::try_from(self.knocks.len().max(100)).expect("at most MAX_KNOCKS");
         self.trials = Buckets::new(trials, trials, 1);
         let knocks = &self.knocks;
-        self.visits.retain(|_, visit| knocks.contains_key(&visit.token));
+        self.visits
+            .retain(|_, visit| knocks.contains_key(&visit.token) || visit.has_asked());
         let gone = self.callers.keep_tokens(|token| knocks.contains_key(token));
         self.records.extend(gone.into_iter().map(Record::Forgotten));
     }
@@ -587,6 +588,11 @@ impl Door {
 impl Visit {
     fn is_over(&self, now: Instant) -> bool {
         now >= self.ends_at()
+    }
+
+    /// Its request came whole.
+    fn has_asked(&self) -> bool {
+        matches!(&self.stage, Stage::Open { request, .. } if request.is_whole())
     }
 
     fn ends_at(&self) -> Instant {

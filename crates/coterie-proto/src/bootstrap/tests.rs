@@ -277,6 +277,46 @@ fn a_token_that_is_taken_away_ends_its_visits() {
     assert_eq!(play.doors[0].1.poll_record(), Some(Record::Forgotten(caller())));
 }
 
+#[test]
+fn the_answer_to_who_spent_the_token_comes_through() {
+    let (mut v, mut d) = (visitor(TOKEN, &[1], bytes(3000)), door(1));
+    let mut now = Instant::ZERO;
+    let (mut sent, mut got) = (0, None);
+    while got.is_none() && now.since_boot() < Duration::from_secs(30) {
+        v.handle_timeout(now);
+        d.handle_timeout(now);
+        loop {
+            let mut quiet = true;
+            while let Some(out) = v.poll_transmit() {
+                quiet = false;
+                d.handle_outside(&mut out.bytes.clone(), at(VISITOR), |_| false, UnixTime(1), now);
+            }
+            while let Some(request) = d.poll_request() {
+                // The server made a member of it: nobody else is to be let in by the token, and the answer is on its way.
+                d.handle_knocks(vec![]);
+                d.answer(request.visit, bytes(30_000), now);
+            }
+            while let Some(out) = d.poll_transmit() {
+                quiet = false;
+                sent += 1;
+                let lost = sent % 3 == 0;
+                if !lost {
+                    let (_, answer) = v.handle_outside(&mut out.bytes.clone(), now);
+                    got = answer.or(got);
+                }
+            }
+            if quiet {
+                break;
+            }
+        }
+        now = now + Duration::from_millis(50);
+    }
+    assert_eq!(got, Some(bytes(30_000)));
+    let from = at("192.0.2.77:9");
+    let other = d.handle_outside(&mut call_of(7, TOKEN), from, |_| false, UnixTime(1), now);
+    assert_eq!(other, None, "the token opens the door to nobody");
+}
+
 /// A call of the machine with private key `n`, under the token.
 fn call_of(n: u8, token: u8) -> Vec<u8> {
     let mut v = visitor_of(n, token, &[1], vec![1]);
