@@ -7,7 +7,7 @@ mod world;
 use std::time::Duration;
 
 use coterie_model::{CommunityTag, Prefix};
-use coterie_proto::{DropReason, Outcome, Update, ViewPiece};
+use coterie_proto::{DropReason, Event, Outcome, Update, ViewPiece, node::Alarm};
 use world::{Enclave, HOUR, Wire, inside, packet};
 
 const ALICE: u8 = 1;
@@ -214,6 +214,36 @@ fn an_epoch_that_the_server_does_not_name_has_retired_and_a_newer_one_has_not() 
     w.send(BOB, ALICE, b"x");
     assert!(!w.has_session(BOB, ALICE));
     assert_eq!(w.drops(ALICE, DropReason::Stranger), 1);
+}
+
+#[test]
+fn a_bundle_that_was_overtaken_brings_nothing_back_and_alarms_nobody() {
+    let enclave = Enclave::new();
+    let mut w = Wire::new([ALICE, BOB].map(|n| (n, enclave.config(n, &[1], &[ALICE, BOB]))).into());
+    let now = w.now;
+    let alice = &mut w.host(ALICE).node;
+    // The server ends the first epoch while a bundle is on its way that was made before.
+    let ended = vec![enclave.manifest(1, 1, 0, 10), enclave.manifest(1, 2, 0, 100 * HOUR)];
+    alice.handle_epochs(CommunityTag([1; 16]), ended, now);
+    let bundle = || Update {
+        complete: true,
+        ..enclave.config(ALICE, &[1], &[BOB]).update
+    };
+    alice.handle_update(bundle(), now);
+    w.settle();
+    assert_eq!(w.host(ALICE).events, []);
+    w.advance(Duration::from_secs(11));
+    w.send(BOB, ALICE, b"x");
+    assert!(!w.has_session(BOB, ALICE), "what was ended stays so");
+    // Told by itself it is somebody who rolls the node back.
+    let old = Update {
+        manifests: bundle().manifests,
+        ..Update::default()
+    };
+    let now = w.now;
+    w.host(ALICE).node.handle_update(old, now);
+    w.settle();
+    assert_eq!(w.host(ALICE).events.last(), Some(&Event::Alarm(Alarm::Rollback)));
 }
 
 #[test]

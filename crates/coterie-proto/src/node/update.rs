@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use coterie_model::{CommunityTag, DirectoryEntry, Instant, Manifest, Revocations, Signed, Statement, Unverified};
 
 use super::{Node, PeerId, Persist, Update, peer::Peer, timers::HOUSEKEEPING};
-use crate::session::Session;
+use crate::{membership::NotLearned, session::Session};
 
 /// How often a newer statement is told again: of a million sessions at 30 % loss, two thousand make a new handshake.
 const REPEATS: u8 = 4;
@@ -29,7 +29,10 @@ impl Node {
         }
         for manifest in update.manifests {
             let learned = self.membership.learn_manifest(manifest);
-            self.report(learned);
+            // A bundle may be overtaken by what the server told while it was on its way; whether it is old, its serial says.
+            if !(update.complete && learned == Err(NotLearned::Lower)) {
+                self.report(learned);
+            }
         }
         for key in update.keys {
             let learned = self.membership.learn_key(key);
