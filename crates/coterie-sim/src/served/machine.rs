@@ -225,7 +225,7 @@ pub struct Machine {
     /// When its core was first told which revision of the revocations.
     pub refusals: Vec<(Revision, Moment)>,
     /// Nothing that is sent before then arrives later.
-    pub order: [Moment; 2],
+    pub order: [Moment; 3],
     /// The newest head that it was told, and its running time then: not what it keeps, but what was.
     pub told: Option<(UnixTime, Instant)>,
 }

@@ -309,7 +309,7 @@ impl World {
             revision: 0,
             marks: Vec::new(),
             refusals: Vec::new(),
-            order: [Moment::START; 2],
+            order: [Moment::START; 3],
             told: None,
         });
         let wait = self.rng.between(Duration::ZERO, SHELL);

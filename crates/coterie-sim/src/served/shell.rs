@@ -25,6 +25,11 @@ const DIRECT: Duration = Duration::from_secs(3);
 /// How long a daemon that is no member waits before it asks again.
 const STRANGER: Duration = Duration::from_secs(10);
 
+/// The ways of a connection, each in order.
+const FEED: usize = 0;
+const TO_SERVER: usize = 1;
+const ANSWERS: usize = 2;
+
 /// What a machine asks the server.
 pub(super) enum Asked {
     /// To be told what changes.
@@ -202,7 +207,7 @@ impl World {
         if !self.passes(machine, connection) {
             return;
         }
-        let after = self.delay(machine, 1);
+        let after = self.delay(machine, TO_SERVER);
         self.push(
             after,
             Happening::ToServer {
@@ -217,7 +222,12 @@ impl World {
         if !self.passes(machine, connection) {
             return;
         }
-        let after = self.delay(machine, 0);
+        // Answers are streams of their own: they pass what the feed says, and are passed.
+        let way = match &told {
+            Told::Message(_) | Told::Closed | Told::Stranger => FEED,
+            Told::Bundle(_) | Told::Reply { .. } => ANSWERS,
+        };
+        let after = self.delay(machine, way);
         let incarnation = self.machines[machine].incarnation;
         self.push(
             after,
@@ -238,10 +248,15 @@ impl World {
         !m.cut && (connection == 0 || m.broken != connection)
     }
 
-    /// How long something is under way: nothing overtakes what was sent before.
-    fn delay(&mut self, machine: usize, direction: usize) -> Duration {
-        let wait = self.rng.between(Duration::from_millis(1), Duration::from_millis(30));
-        let order = &mut self.machines[machine].order[direction];
+    /// How long something is under way: nothing overtakes what was sent before on the same way.
+    fn delay(&mut self, machine: usize, way: usize) -> Duration {
+        let most = if way == ANSWERS && self.rng.chance(100) {
+            500
+        } else {
+            30
+        };
+        let wait = self.rng.between(Duration::from_millis(1), Duration::from_millis(most));
+        let order = &mut self.machines[machine].order[way];
         let at = (self.now + wait).max(*order);
         *order = at;
         at.since(self.now)
