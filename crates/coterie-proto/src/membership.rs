@@ -244,6 +244,12 @@ impl Membership {
         *floor = statement.serial.max(*floor);
     }
 
+    /// The community of a statement is its member's no more: neither it nor an older one is accepted again.
+    pub fn end_serial(&mut self, statement: &Statement) {
+        let floor = self.serials.entry((statement.member, statement.tag)).or_insert(0);
+        *floor = statement.serial.saturating_add(1).max(*floor);
+    }
+
     /// True when the owner of `static_key` is refused.
     #[must_use]
     pub fn is_revoked(&self, static_key: &PublicKey) -> bool {

@@ -7,8 +7,8 @@ mod world;
 use std::time::Duration;
 
 use coterie_model::{CommunityTag, Prefix};
-use coterie_proto::{DropReason, Event, Outcome, Update, ViewPiece, node::Alarm};
-use world::{Enclave, HOUR, Wire, inside, packet};
+use coterie_proto::{DropReason, Event, Node, Outcome, Update, ViewPiece, node::Alarm};
+use world::{Enclave, HOUR, Recording, Wire, inside, packet};
 
 const ALICE: u8 = 1;
 const BOB: u8 = 2;
@@ -88,11 +88,47 @@ fn a_whole_view_forgets_whoever_is_in_none_of_its_pieces() {
 }
 
 #[test]
-fn who_was_ended_and_calls_once_more_is_forgotten_when_its_statement_has_ended() {
+fn whoever_left_does_not_come_back_with_the_statement_that_it_had() {
     let enclave = Enclave::new();
     let mut w = strangers(&enclave);
-    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[BOB, CAROL], &[])]);
+    tell(
+        &mut w,
+        ALICE,
+        vec![piece(&enclave, 1, &[BOB], &[]), piece(&enclave, 2, &[BOB], &[])],
+    );
+    tell(
+        &mut w,
+        BOB,
+        vec![piece(&enclave, 1, &[ALICE], &[]), piece(&enclave, 2, &[ALICE], &[])],
+    );
     tell(&mut w, ALICE, vec![piece(&enclave, 1, &[], &[BOB])]);
+    // Bob was not told, and prefers what he is in no more.
+    w.send(BOB, ALICE, b"not yet");
+    assert_eq!(
+        (w.received(ALICE).len(), w.drops(ALICE, DropReason::BadStatement) > 0),
+        (0, true)
+    );
+    w.send(ALICE, BOB, b"by the other one");
+    assert_eq!(w.received(BOB).len(), 1);
+    // Who is let in again has a newer one.
+    let mut again = piece(&enclave, 1, &[BOB], &[]);
+    again.entries[0].statements = vec![enclave.statement(BOB, 1, 2, HOUR)];
+    tell(&mut w, ALICE, vec![again, piece(&enclave, 2, &[], &[BOB])]);
+    let (statement, now) = (enclave.statement(BOB, 1, 2, HOUR), w.now);
+    let own = Update {
+        statements: vec![statement],
+        ..Update::default()
+    };
+    w.host(BOB).node.handle_update(own, now);
+    w.send(ALICE, BOB, b"again");
+    assert_eq!(w.received(BOB).len(), 1);
+}
+
+#[test]
+fn who_was_ended_and_was_not_known_is_forgotten_when_its_statement_has_ended() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[CAROL], &[])]);
     tell(&mut w, BOB, vec![piece(&enclave, 1, &[ALICE], &[])]);
     w.send(BOB, ALICE, b"nobody told me");
     assert_eq!(w.received(ALICE).len(), 1, "its statement has not ended");
@@ -275,16 +311,9 @@ fn a_probe_that_a_person_asked_for_notices_that_the_session_is_dead() {
     let enclave = Enclave::new();
     let mut w = Wire::new([ALICE, BOB].map(|n| (n, enclave.config(n, &[1], &[ALICE, BOB]))).into());
     w.send(ALICE, BOB, b"one");
-    // Bob forgets without a word.
-    let now = w.now;
-    w.host(BOB).node.handle_update(
-        Update {
-            views: vec![piece(&enclave, 1, &[], &[ALICE])],
-            ..Update::default()
-        },
-        now,
-    );
-    while w.host(BOB).node.poll_transmit().is_some() {}
+    // Bob is killed and comes back, without a word.
+    let (again, now) = (enclave.config(BOB, &[1], &[ALICE, BOB]), w.now);
+    w.host(BOB).node = Node::new(again, Recording::new(77).0, now);
     assert!(w.has_session(ALICE, BOB) && !w.has_session(BOB, ALICE));
     let now = w.now;
     w.host(ALICE).node.handle_ping(inside(BOB), now).unwrap();

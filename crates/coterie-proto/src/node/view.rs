@@ -80,6 +80,10 @@ impl Node {
     fn leaves(&mut self, id: PeerId, tag: CommunityTag) {
         let peer = &mut self.peers[id];
         peer.communities.retain(|other| *other != tag);
+        // Whoever was not told yet, or was ended and goes on, has its statement still: it does not come back with that.
+        if let Some(statement) = peer.statement(tag) {
+            self.membership.end_serial(statement);
+        }
         peer.statements.retain(|s| s.tag != tag);
         let nothing_left = peer.communities.is_empty() && peer.statements.is_empty();
         let admitted = |session: &Option<Session>| session.as_ref().is_some_and(|s| s.origin.tag == tag);
