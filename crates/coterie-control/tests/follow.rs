@@ -247,6 +247,23 @@ fn a_change_of_the_file_moves_members_between_views() {
     let told = s.view("web-1", "web");
     let web = &s.enclave.view(&name("web"), NOW);
     assert_eq!(told, web.iter().map(|entry| entry.name.to_string()).collect::<Vec<_>>());
+    let of = |s: &Server, community: &str| {
+        let entry = s.enclave.entry(&name("app-1"), &name(community), NOW).unwrap();
+        entry.statements.into_iter().map(|statement| statement.serial).max()
+    };
+    let kept = of(&s, "db");
+    assert!(kept.is_some() && of(&s, "web").is_none());
+    // It is moved out and in again: others were told that what it had counts no more.
+    for text in [
+        FILE.replace("communities = [\"web\", \"db\"]", "communities = [\"web\"]"),
+        FILE.to_owned(),
+    ] {
+        s.enclave.update(&text, NOW, &mut s.entropy).unwrap();
+    }
+    assert_eq!(of(&s, "db"), None);
+    s.enclave.release(&name("app-1"), NOW).unwrap();
+    s.enclave.issue(&name("app-1"), NOW, &mut s.entropy).unwrap();
+    assert!(of(&s, "db") > kept, "a newer one");
 }
 
 #[test]

@@ -212,6 +212,15 @@ impl Enclave {
         Ok(())
     }
 
+    /// Whoever is isolated gets no new statements, and has none of where it is no more: others refuse those from then on.
+    pub(super) fn forget_lost_statements(&mut self, name: &Name) -> Result<(), IssueError> {
+        let held = self.member(name)?.communities.iter();
+        let tags: Vec<CommunityTag> = held.filter_map(|community| self.tag(community)).collect();
+        let statements = &mut self.enrolment_mut(name)?.statements;
+        statements.retain(|tag, _| tags.contains(tag));
+        Ok(())
+    }
+
     /// The record of a member. A new one begins above every serial that was ever used under a name that was forgotten.
     pub(super) fn record(&mut self, name: &Name) -> &mut MemberRecord {
         let floor = self.floor;

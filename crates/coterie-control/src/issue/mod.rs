@@ -228,13 +228,13 @@ impl Enclave {
         }
         let names: Vec<Name> = self.communities.keys().cloned().collect();
         names.iter().try_for_each(|name| self.refresh_manifests(name))?;
-        moved
-            .iter()
-            .filter(|name| self.enrolment(name).is_ok_and(|e| !e.isolated))
-            .cloned()
-            .collect::<Vec<_>>()
-            .iter()
-            .try_for_each(|name| self.renew_statements(name, now, self.lease_end(now)))?;
+        for name in &moved {
+            match self.enrolment(name).map(|e| e.isolated) {
+                Ok(false) => self.renew_statements(name, now, self.lease_end(now))?,
+                Ok(true) => self.forget_lost_statements(name)?,
+                Err(_not_enrolled) => {}
+            }
+        }
         Ok(changes)
     }
 

@@ -40,14 +40,15 @@ impl Enclave {
         let members: Vec<Name> = self.members.keys().cloned().collect();
         for name in &members {
             self.touch_member(name);
-            if self.roster.get(name).is_none() || self.enrolment(name).is_ok_and(|e| e.isolated) {
-                continue;
-            }
             let Ok(enrolment) = self.enrolment_mut(name) else {
                 continue;
             };
             enrolment.statements.clear();
-            self.renew_statements(name, now, self.lease_end(now))?;
+            let isolated = enrolment.isolated;
+            // Whoever is isolated gets them when it is released and renews.
+            if !isolated && self.roster.get(name).is_some() {
+                self.renew_statements(name, now, self.lease_end(now))?;
+            }
         }
         self.touch(Part::Enclave);
         self.touch(Part::File);
