@@ -124,7 +124,7 @@ fn content(enclave: &Enclave, now: UnixTime) -> Vec<Finding> {
         .keys()
         .map(|name| enclave.manifests(name).count())
         .sum();
-    let root: String = enclave.root_hash().iter().map(|byte| format!("{byte:02x}")).collect();
+    let root = crate::hex::hex(&enclave.root_hash());
     let mut findings = vec![
         Finding::good(format!("enclave {}, root {root}", enclave.name())),
         Finding::good(format!(

@@ -7,6 +7,7 @@
 mod check;
 mod clock;
 mod entropy;
+mod hex;
 mod keeper;
 mod listener;
 mod make;

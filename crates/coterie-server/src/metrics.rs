@@ -10,6 +10,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use coterie_model::Name;
+use coterie_store::TenantId;
+
 use crate::keeper::State;
 
 /// Refusals that the audit log takes a second: of who holds a token, and of strangers. More are counted only.
@@ -21,12 +24,22 @@ struct OfEnclave {
     enclave: String,
 }
 
+impl OfEnclave {
+    fn new(tenant: TenantId, enclave: &Name) -> Self {
+        Self {
+            tenant: tenant.to_string(),
+            enclave: enclave.to_string(),
+        }
+    }
+}
+
 /// Counts.
 pub(crate) struct Metrics {
     registry: Registry,
     deeds: Counter,
     batches: Histogram,
     refused: Counter,
+    strangers: Counter,
     failures: Counter,
     rollbacks: Counter,
     members: Family<OfEnclave, Gauge>,
@@ -54,6 +67,11 @@ impl Metrics {
                 histogram
             },
             refused: counted(registry, "enrolments_refused", "Applications that were refused"),
+            strangers: counted(
+                registry,
+                "calls_refused",
+                "Calls of people with no key, or one that nobody has, or that ended",
+            ),
             failures: counted(registry, "store_failures", "Batches that the database did not take"),
             rollbacks: counted(
                 registry,
@@ -118,12 +136,22 @@ impl Metrics {
         self.rollbacks.inc();
     }
 
+    /// A call by nobody who is known.
+    pub(crate) fn call_refused(&self) {
+        self.strangers.inc();
+    }
+
+    /// An enclave is gone.
+    pub(crate) fn forget(&self, tenant: TenantId, enclave: &Name) {
+        let labels = OfEnclave::new(tenant, enclave);
+        self.members.remove(&labels);
+        self.connected.remove(&labels);
+        self.revision.remove(&labels);
+    }
+
     /// An enclave as it is now.
     pub(crate) fn enclave(&self, state: &State, connected: usize) {
-        let labels = OfEnclave {
-            tenant: state.tenant.to_string(),
-            enclave: state.enclave.name().to_string(),
-        };
+        let labels = OfEnclave::new(state.tenant, state.enclave.name());
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.members
             .get_or_create(&labels)

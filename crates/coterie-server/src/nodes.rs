@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json, Router,
+    Extension, Router,
     body::Body,
     extract::{DefaultBodyLimit, State},
     response::{IntoResponse as _, Response},
@@ -26,6 +26,7 @@ use crate::{
     clock,
     keeper::{self, Act, Applicant, Deed, Entrance, Follow, Outcome},
     listener::Node,
+    people::Json,
     refusal::Refusal,
     registry::Server,
 };

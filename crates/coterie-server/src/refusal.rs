@@ -79,6 +79,9 @@ pub(crate) enum Refusal {
     /// The token.
     #[error("{0}")]
     Token(TokenRefusal),
+    /// The machine is not one that the template is for.
+    #[error("the machine is not one that template `{0}` matches")]
+    NoMatch(Name),
     /// The token is another enclave's.
     #[error("the token is for another enclave")]
     ForeignToken,
@@ -115,7 +118,7 @@ impl Refusal {
             Self::File(_) => (code::BAD_FILE, StatusCode::UNPROCESSABLE_ENTITY),
             Self::OtherEnclave(..) => (code::OTHER_ENCLAVE, StatusCode::UNPROCESSABLE_ENTITY),
             Self::Isolated(_) => (code::ISOLATED, StatusCode::FORBIDDEN),
-            Self::NotAMember | Self::Token(_) | Self::ForeignToken | Self::ClonedTicket(..) => {
+            Self::NotAMember | Self::Token(_) | Self::NoMatch(_) | Self::ForeignToken | Self::ClonedTicket(..) => {
                 (code::NOT_A_MEMBER, StatusCode::FORBIDDEN)
             }
             Self::NotEmpty(..) | Self::NotEnrolled(_) | Self::NoWayIn | Self::Issue(_) => {
@@ -162,6 +165,9 @@ impl Refusal {
             Self::OtherTemplate(..) => "name that template, or another member",
             Self::NoWayIn => {
                 "enrol a member of a template with `door = true`, or start the server with --advertise ADDRESS:PORT"
+            }
+            Self::NoMatch(_) => {
+                "see the template's `match`; a token with `--name` is for the machine that it names, whatever it is"
             }
             Self::Token(_) | Self::ForeignToken => "make a new one with `coterie token create`",
             Self::ClonedTicket(..) => {

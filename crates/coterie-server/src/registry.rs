@@ -115,11 +115,11 @@ impl Server {
             actor,
             action: "enclave.create",
             object: parsed.enclave.name.as_str(),
-            detail: &json!({ "id": created.enclave.to_string() }),
+            detail: &json!({ "id": created.to_string() }),
         };
         w.audit(&entry, now).await?;
         w.commit().await?;
-        self.keep(tenant, created.enclave)
+        self.keep(tenant, created)
             .await
             .map_err(|error| Refusal::Store(format!("{error:#}")))
     }

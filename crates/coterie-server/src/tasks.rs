@@ -9,7 +9,7 @@ use coterie_model::{EnclaveId, MemberId, Name, UnixTime};
 use coterie_store::{Finished, StoreError, Task, Write};
 
 use crate::{
-    clock,
+    clock, hex,
     keeper::{Act, Deed, Keeper},
     refusal::Refusal,
     registry::Server,
@@ -93,14 +93,14 @@ async fn round(server: &Server) -> anyhow::Result<()> {
 /// Does one; gives when it is to be done again.
 async fn perform(server: &Server, task: &Task) -> anyhow::Result<Option<UnixTime>> {
     let (enclave, subject) = task.subject.split_once('/').context("a task without a subject")?;
-    let enclave = EnclaveId(identifier(enclave).context("no enclave's id")?);
+    let enclave = EnclaveId(hex::id(enclave).context("no enclave's id")?);
     let Some(keeper) = server.keeper_of(enclave) else {
         return Ok(None);
     };
     match task.kind.as_str() {
         ROLL => roll(&keeper, &Name::new(subject)?).await,
         EXPIRE => {
-            let member = MemberId(identifier(subject).context("no member's id")?);
+            let member = MemberId(hex::id(subject).context("no member's id")?);
             expire(server, &keeper, member).await
         }
         other => anyhow::bail!("no task of kind {other} is known"),
@@ -149,17 +149,5 @@ async fn expire(server: &Server, keeper: &Keeper, member: MemberId) -> anyhow::R
         act: Act::Expire(member),
     };
     keeper.act(deed).await?;
-    keeper.presence.forget(&name);
     Ok(None)
-}
-
-fn identifier(hex: &str) -> Option<[u8; 16]> {
-    let mut id = [0; 16];
-    if hex.len() != 32 || !hex.is_ascii() {
-        return None;
-    }
-    for (i, byte) in id.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(id)
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coterie_control::{
-    enrol::{Opened, Reply, Ticket},
-    file::Return,
+    bundle::Request,
+    enrol::{Application, Opened, Reply, Ticket},
+    file::{Facts, Return},
     issue::Admission,
 };
 use coterie_crypto::{Entropy as _, Secret, hash::sha256};
 use coterie_model::{MemberId, Name, UnixTime};
-use coterie_store::{TicketUse, Token, TokenId, TokenRefusal, TokenUse};
+use coterie_store::{StoreError, TicketUse, Token, TokenId, TokenRefusal, TokenUse};
 use serde_json::json;
 
 use super::{Outcome, Presence, State, deed::Hand, state::Failed};
@@ -114,32 +115,27 @@ impl State {
             Right::Token(token) => (token, token.member.is_some() || self.has_left(applicant, hand.now)),
             Right::Again(token) => (token, false),
         };
-        let before = self.enclave.member_id(&name);
+        let request = &application.request;
+        if let Right::Token(token) = &right
+            && token.member.is_none()
+        {
+            self.fits(&token.template, application)?;
+        }
+        if self.enclave.static_key(&name) != Some(request.static_key()) {
+            self.claim(&name, member, request, matches!(right, Right::Ticket(..)), hand)
+                .await?;
+        }
         let endpoint = SocketAddr::new(entrance.source.ip(), self.endpoint_port(entrance));
         // A refusal leaves the enclave as it was.
         let clean = |error: coterie_control::issue::IssueError| Failed::Clean(error.into());
         let admission = self
             .enclave
-            .provision(
-                &token.template,
-                vec![endpoint],
-                &application.request,
-                takeover,
-                member,
-                hand.now,
-            )
+            .provision(&token.template, vec![endpoint], request, takeover, member, hand.now)
             .map_err(clean)?;
         if admission != Admission::Known {
+            // Who had the name before was another machine.
+            applicant.presence.forget(&name);
             let id = self.enclave.id();
-            if let Some(before) = before {
-                if matches!(right, Right::Ticket(..)) {
-                    hand.w.renew_use(id, before, member).await?;
-                }
-                self.release_claims(before, hand).await?;
-            }
-            hand.w
-                .claim_static_key(id, member, application.request.static_key())
-                .await?;
             // Who comes back stays as long as the token says that it came with first.
             let made_by = hand.w.read().token_of_member(id, member).await?;
             if let Some(life) = made_by.and_then(|token| token.time_to_live) {
@@ -153,7 +149,7 @@ impl State {
             "member": self.enclave.member_id(&name).map(|id| id.to_string()),
             "from": entrance.source.to_string(),
             "door": entrance.door.as_ref().map(Name::as_str),
-            "key": application.request.fingerprint(),
+            "key": request.fingerprint(),
             "how": match admission { Admission::New => "new", Admission::Known => "again", Admission::Replaced => "replaced" },
         });
         hand.audit(self.tenant, ("member.enrol", &self.object(name.as_str())), detail)
@@ -173,6 +169,46 @@ impl State {
     pub(crate) fn reply_to(&self, application: &[u8; 32], now: UnixTime) -> Option<Vec<u8>> {
         let (reply, at) = self.replies.given.get(application)?;
         (at.plus(LOST) > now).then(|| reply.clone())
+    }
+
+    /// Who holds a token for anybody becomes what its template says only if the template's `match` says so of the machine: by its
+    /// own word, so this keeps mistakes out and no liar. Whom a token names, its maker has matched.
+    fn fits(&self, template: &Name, application: &Application) -> Result<(), Refusal> {
+        let kind = self.enclave.file().templates.get(template);
+        let facts = Facts {
+            name: Some(application.request.name().to_string()),
+            ..application.facts.clone()
+        };
+        match kind.and_then(|kind| kind.matching.as_ref()) {
+            Some(matching) if !matching.matches(&facts) => Err(Refusal::NoMatch(template.clone())),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// What the store is to have of a new enrolment beside the enclave's records, in the place of what it has of the name's old
+    /// one. Nothing in memory has changed yet: a static key that is somebody's is a clean refusal.
+    async fn claim(
+        &mut self,
+        name: &Name,
+        member: MemberId,
+        request: &Request,
+        comes_back: bool,
+        hand: &mut Hand<'_>,
+    ) -> Result<(), Failed> {
+        let id = self.enclave.id();
+        if let Some(before) = self.enclave.member_id(name) {
+            if comes_back {
+                hand.w.renew_use(id, before, member).await?;
+            }
+            self.release_claims(before, hand).await?;
+        }
+        let claimed = hand.w.claim_static_key(id, member, request.static_key()).await;
+        claimed.map_err(|error| {
+            if matches!(error, StoreError::StaticKeyTaken) {
+                return Failed::Clean(Refusal::StaticKeyTaken);
+            }
+            error.into()
+        })
     }
 
     /// By what the machine is let in; a use of the token counts from here on.

@@ -252,7 +252,10 @@ impl Task {
                     };
                     let _gone = reply.send(seat);
                 }
-                Command::Stop => return,
+                Command::Stop => {
+                    self.metrics.forget(self.state.tenant, self.state.enclave.name());
+                    return;
+                }
             }
         }
     }
@@ -288,6 +291,9 @@ impl Task {
             match self.state.batch(&self.store, &left, clock::now()).await {
                 Ok((done, told)) => {
                     for ((i, _), result) in left.iter().zip(done) {
+                        if let Ok(Outcome::Gone(names, _)) = &result {
+                            names.iter().for_each(|name| self.presence.forget(name));
+                        }
                         results[*i] = Some(result);
                     }
                     self.metrics.store_works();

@@ -113,13 +113,6 @@ impl From<StoreError> for Undone {
     }
 }
 
-/// An enclave that was made just now.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Created {
-    /// It.
-    pub(crate) enclave: EnclaveId,
-}
-
 impl State {
     /// Reads an enclave.
     ///
@@ -190,7 +183,7 @@ impl State {
         text: &str,
         servers: Vec<std::net::SocketAddr>,
         now: UnixTime,
-    ) -> Result<Created, Refusal> {
+    ) -> Result<EnclaveId, Refusal> {
         let mut enclave = Enclave::init(text, now, &mut SystemEntropy)?;
         enclave.serve(now)?;
         enclave.set_servers(servers);
@@ -205,7 +198,7 @@ impl State {
         for community in enclave.file().communities.keys() {
             super::member::ask_roll(w, &enclave, community, now).await?;
         }
-        Ok(Created { enclave: id })
+        Ok(id)
     }
 
     /// Goes on after an older state was restored: what is given out from now on is newer than all that was given out before.

@@ -15,7 +15,7 @@ pub(super) type Answer = Result<Response, Denial>;
 
 /// Why a person's request is not done.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum Denial {
+pub(crate) enum Denial {
     /// As machines are refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -75,13 +75,4 @@ pub(super) fn entity_tag(version: u64) -> [(HeaderName, String); 1] {
 /// A size as a number of the contract.
 pub(super) fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
 }

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::{answer::Denial, caller::Caller};
 use crate::{
+    hex,
     keeper::{Act, Deed, Keeper, Outcome},
     refusal::Refusal,
     registry::Server,
@@ -72,7 +73,7 @@ impl Call {
 
     /// An id in the path, 32 lower-case hexadecimal digits.
     pub(super) fn id(&self, key: &str, what: &'static str) -> Result<[u8; 16], Refusal> {
-        self.object(key).and_then(id).ok_or(Refusal::NotFound(what))
+        self.object(key).and_then(hex::id).ok_or(Refusal::NotFound(what))
     }
 
     fn object(&self, key: &str) -> Option<&str> {
@@ -85,14 +86,6 @@ impl Call {
         let actor = self.caller.name().to_owned();
         keeper.act(Deed { actor, act }).await
     }
-}
-
-fn id(text: &str) -> Option<[u8; 16]> {
-    let digits = text.as_bytes();
-    if digits.len() != 32 || digits.iter().any(|d| !matches!(d, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
 }
 
 /// A query, read strictly.
@@ -112,7 +105,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Server>> for Asked<T> {
 }
 
 /// A body of JSON, read strictly.
-pub(super) struct Json<T>(pub(super) T);
+pub(crate) struct Json<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Server>> for Json<T> {
     type Rejection = Denial;
@@ -134,22 +127,4 @@ pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, Refusal> {
             false => Refusal::BadRequest(format!("the body broke off: {error}")),
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_has_one_spelling() {
-        assert_eq!(id("000102030405060708090a0b0c0d0eff").unwrap()[14..], [0x0e, 0xff]);
-        for other in [
-            "",
-            "00",
-            "000102030405060708090A0B0C0D0EFF",
-            "+00102030405060708090a0b0c0d0eff",
-        ] {
-            assert_eq!(id(other), None, "{other}");
-        }
-    }
 }

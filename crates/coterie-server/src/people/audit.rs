@@ -10,10 +10,10 @@ use serde_json::Value;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
-    answer::{Answer, hex},
+    answer::Answer,
     ask::{Asked, Call},
 };
-use crate::{listener::stopped, refusal::Refusal};
+use crate::{hex::hex, listener::stopped, refusal::Refusal};
 
 /// How often the log is looked at while somebody waits for an entry.
 const LOOK: Duration = Duration::from_secs(1);

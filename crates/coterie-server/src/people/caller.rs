@@ -79,6 +79,9 @@ pub(super) async fn gate(State(gate): State<Gate>, mut request: Request, next: N
             next.run(request).await
         }
         Err(denial) => {
+            if matches!(denial, Denial::Refused(Refusal::Unauthorized | Refusal::KeyEnded)) {
+                gate.server.metrics.call_refused();
+            }
             tracing::debug!(method = %gate.endpoint.method, path = gate.endpoint.path, "not let in: {denial}");
             denial.into_response()
         }

@@ -8,11 +8,12 @@ use coterie_control::issue::Enclave;
 use coterie_model::{Epoch, Name, UnixTime};
 
 use super::{
-    answer::{Answer, count, hex},
+    answer::{Answer, count},
     ask::{self, Call},
 };
 use crate::{
     clock,
+    hex::hex,
     keeper::{Act, Outcome},
     refusal::Refusal,
 };

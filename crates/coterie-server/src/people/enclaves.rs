@@ -5,10 +5,10 @@ use coterie_api::v1::{EnclaveSummary, FILE_TYPE, List};
 use http::{StatusCode, header::CONTENT_TYPE};
 
 use super::{
-    answer::{Answer, count, entity_tag, hex},
+    answer::{Answer, count, entity_tag},
     ask::Call,
 };
-use crate::{keeper::Keeper, refusal::Refusal};
+use crate::{hex::hex, keeper::Keeper, refusal::Refusal};
 
 /// `GET /v1/enclaves`
 pub(super) async fn list(call: Call) -> Answer {

@@ -21,6 +21,8 @@ mod tenants;
 mod tests;
 mod tokens;
 
+pub(crate) use ask::Json;
+
 use std::sync::Arc;
 
 use axum::{

@@ -171,3 +171,48 @@ async fn an_isolated_door_is_no_door() {
         .await;
     assert_eq!(&answer.unwrap().accepted().unwrap().body[..], REFUSED);
 }
+
+/// A static key belongs to one enrolment on the whole server; who brings it elsewhere is refused, and its token stays unused.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_static_key_is_good_for_one_enclave() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let other = site.tenant("umbrella").await;
+    let _applied = other.apply("shop", crate::site::FILE).await.unwrap();
+    let web = enrolled(&owner, "web", "web-1").await;
+    let token = other.token("web", 1).await;
+    let mut thief = Machine::new("web-1", &token);
+    thief.keys = web.keys.for_delivery(&mut crate::site::Kernel);
+    assert!(thief.enrol(&token).await.is_none());
+    let page: v1::AuditPage = other.get("/v1/audit?after=0&limit=1000").await.unwrap();
+    assert!(
+        page.entries
+            .iter()
+            .any(|e| e.detail.to_string().contains("another enrolment"))
+    );
+    assert!(
+        Machine::new("web-1", &token).enrol(&token).await.is_some(),
+        "the token was not used"
+    );
+}
+
+/// What a node cannot have meant is refused in words that programs read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_none_is_a_problem() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let web = enrolled(&owner, "web", "web-1").await;
+    let connection = web.member().await.unwrap();
+    for body in [&b""[..], b"{", b"{\"mark\":1,\"other\":2}", b"{\"mark\":-1}"] {
+        let answer = connection
+            .request(
+                Method::POST,
+                "/v1/node/ack",
+                crate::site::json(),
+                body.to_vec().into(),
+                1 << 16,
+            )
+            .await;
+        assert_eq!(answer.unwrap().accepted().unwrap_err().code(), Some("bad-request"));
+    }
+}

@@ -160,6 +160,7 @@ pub(crate) struct Machine {
     pub(crate) root: [u8; 32],
     pub(crate) opened: Option<Opened>,
     pub(crate) ticket: Option<Ticket>,
+    pub(crate) facts: Facts,
 }
 
 impl Machine {
@@ -171,6 +172,7 @@ impl Machine {
             root: token.root_hash,
             opened: None,
             ticket: None,
+            facts: Facts::default(),
         }
     }
 
@@ -203,7 +205,7 @@ impl Machine {
     pub(crate) fn application(&self, token: &Token) -> Sealed {
         let application = Application {
             request: Request::new(&self.keys).unwrap(),
-            facts: Facts::default(),
+            facts: self.facts.clone(),
             ticket: self.ticket.as_ref().map(Ticket::duplicate),
         };
         seal(token, &self.keys.static_key(), &application, &mut Kernel).unwrap()

@@ -252,3 +252,47 @@ async fn an_ephemeral_member_that_came_back_ends_too() {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }
+
+/// A template's `match` decides who gets it by a token for anybody; a token for one name leaves that to its maker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_takes_whom_it_matches() {
+    let site = Site::start();
+    let owner = site.tenant("acme").await;
+    let file = crate::site::FILE.replace(
+        "[template.web]",
+        "[template.web]\nmatch = { name = \"web-*\", cpus = \">=2\" }",
+    );
+    owner.apply("shop", &file).await.unwrap();
+    let token = owner.token("web", 5).await;
+    let with = |named: &str, cpus: u64| {
+        let mut machine = Machine::new(named, &token);
+        machine.facts.cpus = Some(cpus);
+        machine
+    };
+    assert!(with("db-1", 4).enrol(&token).await.is_none(), "another name");
+    assert!(with("web-1", 1).enrol(&token).await.is_none(), "one processor");
+    assert!(
+        Machine::new("web-1", &token).enrol(&token).await.is_none(),
+        "nobody knows how many"
+    );
+    assert!(with("web-1", 2).enrol(&token).await.is_some());
+    let page: v1::AuditPage = owner.get("/v1/audit?after=0&limit=1000").await.unwrap();
+    let refused = page
+        .entries
+        .iter()
+        .filter(|e| e.detail.to_string().contains("template `web` matches"));
+    assert_eq!(refused.count(), 3);
+    let tokens: v1::List<v1::Token> = owner.get("/v1/enclaves/shop/tokens").await.unwrap();
+    assert_eq!(tokens.items[0].uses_made, 1, "who is refused uses nothing up");
+
+    let bound = v1::NewToken {
+        template: name("web"),
+        member: Some(name("other")),
+        uses: 1,
+        ttl_seconds: 600,
+        ephemeral_seconds: None,
+        from: None,
+    };
+    let bound = owner.token_of("shop", &bound).await;
+    assert!(Machine::new("other", &bound).enrol(&bound).await.is_some());
+}
