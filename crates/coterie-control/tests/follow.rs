@@ -12,7 +12,7 @@ use coterie_control::{
     issue::{Enclave, Roll},
 };
 use coterie_crypto::{Secret, SeededEntropy};
-use coterie_model::{CommunityTag, EpochKey, Name, UnixTime, signed::head_hash};
+use coterie_model::{CommunityTag, EpochKey, MemberId, Name, UnixTime, signed::head_hash};
 
 const NOW: UnixTime = UnixTime(1_795_506_345);
 
@@ -119,7 +119,7 @@ impl Server {
                 vec![endpoint],
                 &request,
                 false,
-                draw(&mut self.entropy),
+                MemberId::draw(&mut self.entropy),
                 NOW,
             )
             .unwrap();
@@ -291,7 +291,14 @@ fn of_a_community_that_is_too_large_only_mirrors_are_told() {
         let keys = Keys::generate(name(&format!("w-{n}")), &mut SeededEntropy::from_number(9000 + s.next));
         let request = Request::new(&keys).unwrap();
         s.enclave
-            .provision(&name("web"), vec![], &request, false, draw(&mut s.entropy), NOW)
+            .provision(
+                &name("web"),
+                vec![],
+                &request,
+                false,
+                MemberId::draw(&mut s.entropy),
+                NOW,
+            )
             .unwrap();
     }
     s.changed();
@@ -370,11 +377,4 @@ fn a_message_is_what_its_bytes_say_and_no_more() {
     };
     assert_eq!(parsed[1].key.key.expose(), &[2; 32]);
     assert_eq!((parsed[0].not_after, parsed.len()), (UnixTime(1), 2));
-}
-
-/// The identifier of an enrolment to come.
-fn draw(entropy: &mut dyn coterie_crypto::Entropy) -> coterie_model::MemberId {
-    let mut member = coterie_model::MemberId::default();
-    entropy.fill(&mut member.0);
-    member
 }

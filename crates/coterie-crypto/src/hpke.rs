@@ -3,7 +3,7 @@
 //! Protects every delivery of community keys, also against a quantum computer that reads a recording later.
 
 use hpke::{
-    Deserializable as _, Kem as _, OpModeR, OpModeS, Serializable as _,
+    Deserializable, Kem as _, OpModeR, OpModeS, Serializable as _,
     aead::AesGcm256,
     kdf::HkdfSha256,
     kem::XWing,
@@ -62,6 +62,14 @@ impl core::fmt::Debug for OpeningKey {
     }
 }
 
+/// Checks that [`seal`] will take `sealing_key`.
+///
+/// # Errors
+/// [`Refused`] when it is no valid X-Wing key.
+pub fn check_sealing_key(sealing_key: &[u8]) -> Result<(), Refused> {
+    public_key(sealing_key).map(drop)
+}
+
 /// Seals `text` to `sealing_key`: the encapsulated key and the sealed text.
 ///
 /// # Errors
@@ -73,7 +81,7 @@ pub fn seal(
     text: &[u8],
     entropy: &mut (impl Entropy + ?Sized),
 ) -> Result<(Vec<u8>, Vec<u8>), Refused> {
-    let public = <XWing as hpke::Kem>::PublicKey::from_bytes(sealing_key).map_err(|_e| Refused)?;
+    let public = public_key(sealing_key)?;
     let (encapped, sealed) = hpke::single_shot_seal_with_rng::<AesGcm256, HkdfSha256, XWing>(
         &OpModeS::Base,
         &public,
@@ -84,6 +92,10 @@ pub fn seal(
     )
     .map_err(|_e| Refused)?;
     Ok((encapped.to_bytes().to_vec(), sealed))
+}
+
+fn public_key(sealing_key: &[u8]) -> Result<<XWing as hpke::Kem>::PublicKey, Refused> {
+    Deserializable::from_bytes(sealing_key).map_err(|_e| Refused)
 }
 
 /// [`Entropy`] in the shape that the library asks for.

@@ -80,6 +80,13 @@ fn wrap_and_hpke_open_only_under_the_right_key() {
     assert_eq!(opening.sealing_key().len(), hpke::SEALING_KEY_LEN);
     assert_eq!(opening.open(b"info", b"aad", &enc, &sealed).unwrap(), b"kek");
     assert!(opening.open(b"info", b"bad", &enc, &sealed).is_err());
+    let mut other = opening.sealing_key();
+    hpke::check_sealing_key(&other).unwrap();
+    hpke::check_sealing_key(&other[1..]).unwrap_err();
+    // Coefficients above the modulus of ML-KEM.
+    other[..3].fill(0xff);
+    hpke::check_sealing_key(&other).unwrap_err();
+    hpke::seal(&other, b"info", b"aad", b"kek", &mut entropy).unwrap_err();
     assert!(
         hpke::OpeningKey::generate(&mut entropy)
             .open(b"info", b"aad", &enc, &sealed)

@@ -2,11 +2,22 @@
 
 use core::fmt;
 
+use coterie_crypto::Entropy;
+
 macro_rules! opaque_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub struct $name(pub [u8; 16]);
+
+        impl $name {
+            /// Draws one that nobody has had.
+            pub fn draw(entropy: &mut (impl Entropy + ?Sized)) -> Self {
+                let mut id = [0; 16];
+                entropy.fill(&mut id);
+                Self(id)
+            }
+        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -88,7 +88,7 @@ fn stand_ins(file: &EnclaveFile, drafts: &[DraftTest]) -> BTreeMap<Name, Name> {
     for selector in from.chain(to) {
         match selector {
             Selector::Members(_) => {}
-            Selector::Template(template) => wanted.extend(file.templates.keys().find(|name| *name == template)),
+            Selector::Template(template) => wanted.extend(file.templates.get_key_value(template).map(|(name, _)| name)),
             Selector::Community(community) if held.contains(community) => {}
             Selector::Community(community) => {
                 let templates = file.templates.iter();

@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 use std::collections::BTreeMap;
 
-use coterie_crypto::{Entropy, SeededEntropy, dh::PublicKey, hpke};
+use coterie_crypto::{Entropy, dh::PublicKey, hpke};
 use coterie_model::{CommunityTag, MemberId, Name, Prefix, Serial, Signed, Statement, UnixTime};
 
 use super::{Enclave, IssueError, Part, revocations::Word, roster::Provisioned};
@@ -59,10 +59,8 @@ impl Enclave {
         now: UnixTime,
         entropy: &mut dyn Entropy,
     ) -> Result<Admission, IssueError> {
-        let mut member = MemberId::default();
-        entropy.fill(&mut member.0);
         Self::check_sealing_key(request)?;
-        self.admit_as(member, request, Word::Administrator, now)
+        self.admit_as(MemberId::draw(entropy), request, Word::Administrator, now)
     }
 
     /// The same, where the enrolment, if it is a new one, has an identifier already, and `word` lets it take the name over.
@@ -257,10 +255,7 @@ impl Enclave {
 
     /// A sealing key that is none would be noticed when the bundle is made, after the member has changed.
     pub(super) fn check_sealing_key(request: &Request) -> Result<(), IssueError> {
-        // The text is empty and nothing of it is kept: it need not be secret.
-        let mut entropy = SeededEntropy::from_number(0);
-        hpke::seal(request.sealing_key(), b"", b"", b"", &mut entropy)?;
-        Ok(())
+        Ok(hpke::check_sealing_key(request.sealing_key())?)
     }
 }
 

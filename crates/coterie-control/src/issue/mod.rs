@@ -1,4 +1,4 @@
-//! The issuer of an enclave without a server: its keys and state, and the bundles that it makes (docs/BUNDLE.md).
+//! The issuer of an enclave, with a server or without: its keys and state, and the bundles that it makes (docs/BUNDLE.md).
 //!
 //! [`Enclave`] is the state of one *enclave directory*. [`Enclave::init`] makes it from an enclave file,
 //! [`Enclave::to_files`] and [`Enclave::from_files`] carry it to and from the files of the directory. Machines are enrolled
@@ -120,8 +120,7 @@ impl Enclave {
     pub fn init(text: &str, now: UnixTime, entropy: &mut dyn Entropy) -> Result<Self, IssueError> {
         let file = parse(text)?;
         let (root_key, statement_key) = (SigningKey::generate(entropy), SigningKey::generate(entropy));
-        let (mut id, mut serial) = (EnclaveId::default(), [0; 16]);
-        entropy.fill(&mut id.0);
+        let (id, mut serial) = (EnclaveId::draw(entropy), [0; 16]);
         entropy.fill(&mut serial);
         let not_after = now.plus(AUTHORITY_LIFE);
         let name = file.enclave.name.clone();
@@ -166,45 +165,17 @@ impl Enclave {
     /// [`IssueError`] when the file is not accepted or is of another enclave.
     pub fn update(&mut self, text: &str, now: UnixTime, entropy: &mut dyn Entropy) -> Result<Changes, IssueError> {
         let file = parse(text)?;
-        if file.enclave.name != self.authority.name {
-            return Err(IssueError::OtherEnclave {
-                expected: self.authority.name.clone(),
-                found: file.enclave.name,
-            });
-        }
-        if let Some(clash) = self.clash(&file) {
-            return Err(clash);
-        }
+        self.check_file(&file)?;
         let now = self.advance(now)?;
-        let (before, after) = (&self.file, &file);
-        let mut changes = Changes {
-            added_communities: added(&before.communities, &after.communities),
-            removed_communities: added(&after.communities, &before.communities),
-            added_members: added(&before.members, &after.members),
-            ..Changes::default()
-        };
         let seats = Roster::of(&file, &self.members);
-        let (mut losers, mut moved) = (BTreeSet::new(), BTreeSet::new());
-        for name in self
-            .members
-            .iter()
-            .filter(|(_, record)| record.enrolment.is_some())
+        let mut changes = self.changes(&file, &seats);
+        let held = |roster: &Roster, name: &Name| roster.get(name).map(|m| m.communities.clone()).unwrap_or_default();
+        let moved: BTreeSet<Name> = self
+            .enrolled()
             .map(|(name, _)| name)
-        {
-            let of = |roster: &Roster| roster.get(name).map(|m| m.communities.clone()).unwrap_or_default();
-            let (held, holds) = (of(&self.roster), of(&seats));
-            if held != holds {
-                moved.insert(name.clone());
-            }
-            losers.extend(
-                held.difference(&holds)
-                    .filter(|c| after.communities.contains_key(*c))
-                    .cloned(),
-            );
-            if seats.get(name).is_none() {
-                changes.revoked.insert(name.clone());
-            }
-        }
+            .filter(|name| held(&self.roster, name) != held(&seats, name))
+            .cloned()
+            .collect();
         // Those whom they were with are to be told as well as those whom they are with.
         moved.iter().for_each(|name| self.touch_member(name));
         for name in &changes.revoked {
@@ -221,7 +192,7 @@ impl Enclave {
         moved.iter().for_each(|name| self.touch_member(name));
         text.clone_into(&mut self.text);
         self.begin_communities(now, entropy)?;
-        for name in losers {
+        for name in core::mem::take(&mut changes.rolled) {
             if self.roll(&name, Roll::Removal, now, entropy)?.changed {
                 changes.rolled.insert(name);
             }
@@ -308,8 +279,7 @@ impl Enclave {
             .cloned()
             .collect();
         for name in names {
-            let mut tag = CommunityTag::default();
-            entropy.fill(&mut tag.0);
+            let tag = CommunityTag::draw(entropy);
             self.communities.insert(
                 name.clone(),
                 CommunityRecord {

@@ -1,6 +1,6 @@
 //! What a file would do to an enclave, before it is taken.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use coterie_model::{Name, UnixTime};
 
@@ -24,25 +24,15 @@ impl Enclave {
     /// # Errors
     /// [`IssueError`] when the file is of another enclave, or gives away an address that is in use.
     pub fn plan(&self, file: &EnclaveFile, now: UnixTime) -> Result<Plan, IssueError> {
-        if file.enclave.name != self.authority.name {
-            return Err(IssueError::OtherEnclave {
-                expected: self.authority.name.clone(),
-                found: file.enclave.name.clone(),
-            });
-        }
-        if let Some(clash) = self.clash(file) {
-            return Err(clash);
-        }
+        self.check_file(file)?;
         let seats = Roster::of(file, &self.members);
-        let (revoked, rolled) = self.losses(&seats, &file.communities, now);
+        let mut changes = self.changes(file, &seats);
+        // A key that nobody has need not be replaced.
+        let end = now.max(self.latest).plus(REMOVAL_GRACE);
+        let is_known = |name: &Name| self.community(name).is_ok_and(|c| c.is_known_to_anybody(end));
+        changes.rolled.retain(is_known);
         Ok(Plan {
-            changes: Changes {
-                added_communities: added(&self.file.communities, &file.communities),
-                removed_communities: added(&file.communities, &self.file.communities),
-                added_members: added(&self.file.members, &file.members),
-                revoked,
-                rolled,
-            },
+            changes,
             before: self.topology(),
             after: topology(file, &seats),
         })
@@ -54,14 +44,21 @@ impl Enclave {
         topology(&self.file, &self.roster)
     }
 
-    /// Enrolled members without a seat, and communities of which an enrolled member would hold a key that it should not.
-    fn losses<T>(
-        &self,
-        seats: &Roster,
-        communities: &BTreeMap<Name, T>,
-        now: UnixTime,
-    ) -> (BTreeSet<Name>, BTreeSet<Name>) {
-        let (mut revoked, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    /// Refuses a file of another enclave, or one that gives away an address that is in use.
+    pub(super) fn check_file(&self, file: &EnclaveFile) -> Result<(), IssueError> {
+        if file.enclave.name != self.authority.name {
+            return Err(IssueError::OtherEnclave {
+                expected: self.authority.name.clone(),
+                found: file.enclave.name.clone(),
+            });
+        }
+        self.clash(file).map_or(Ok(()), Err)
+    }
+
+    /// What changes with `file`, where `seats` are its members and those that tokens made. As rolled stand all communities of
+    /// which an enrolled member would hold a key that it should not.
+    pub(super) fn changes(&self, file: &EnclaveFile, seats: &Roster) -> Changes {
+        let (mut revoked, mut rolled) = (BTreeSet::new(), BTreeSet::new());
         for (name, _) in self.enrolled() {
             let held = self.roster.get(name).map(|m| &m.communities);
             let seat = seats.get(name);
@@ -70,14 +67,17 @@ impl Enclave {
             }
             let is_lost = |community: &&Name| {
                 let holds = seat.is_some_and(|m| m.communities.contains(*community));
-                !holds && communities.contains_key(*community)
+                !holds && file.communities.contains_key(*community)
             };
-            lost.extend(held.into_iter().flatten().filter(is_lost).cloned());
+            rolled.extend(held.into_iter().flatten().filter(is_lost).cloned());
         }
-        let end = now.max(self.latest).plus(REMOVAL_GRACE);
-        let is_known = |name: &Name| self.community(name).is_ok_and(|c| c.is_known_to_anybody(end));
-        lost.retain(is_known);
-        (revoked, lost)
+        Changes {
+            added_communities: added(&self.file.communities, &file.communities),
+            removed_communities: added(&file.communities, &self.file.communities),
+            added_members: added(&self.file.members, &file.members),
+            revoked,
+            rolled,
+        }
     }
 }
 

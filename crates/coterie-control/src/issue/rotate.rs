@@ -47,7 +47,7 @@ impl Enclave {
         let (name, id) = (self.authority.name.clone(), self.authority.enclave);
         let not_after = now.plus(AUTHORITY_LIFE);
         let root_certificate = certificate::root(&next, &name, id, now, not_after, serial())?;
-        let subject = certificate::Successor {
+        let subject = certificate::OfEnclave {
             enclave: &name,
             id,
             key: &next.verifying_key(),

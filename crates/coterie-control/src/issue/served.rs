@@ -74,7 +74,7 @@ impl Enclave {
             return Err(IssueError::AuthorityEnded(self.authority.not_after));
         }
         let key = &key.verifying_key();
-        let subject = certificate::Server {
+        let subject = certificate::OfEnclave {
             enclave: &self.authority.name,
             id: self.authority.enclave,
             key,

@@ -29,17 +29,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) not_after: UnixTime,
 }
 
-/// What the certificate of the next root says.
-pub(crate) struct Successor<'a> {
-    pub(crate) enclave: &'a Name,
-    pub(crate) id: EnclaveId,
-    pub(crate) key: &'a VerifyingKey,
-    pub(crate) issued: UnixTime,
-    pub(crate) not_after: UnixTime,
-}
-
-/// What the certificate of a server says.
-pub(crate) struct Server<'a> {
+/// What a certificate of the enclave itself says: of its next root, or of its server.
+pub(crate) struct OfEnclave<'a> {
     pub(crate) enclave: &'a Name,
     pub(crate) id: EnclaveId,
     pub(crate) key: &'a VerifyingKey,
@@ -65,7 +56,7 @@ pub(crate) fn root(
 pub(crate) fn cross(
     root: &SigningKey,
     root_certificate: &[u8],
-    subject: &Successor<'_>,
+    subject: &OfEnclave<'_>,
     serial: [u8; 16],
 ) -> Result<Vec<u8>, CertificateError> {
     let times = (subject.issued, subject.not_after);
@@ -77,15 +68,11 @@ pub(crate) fn cross(
 /// What certificates of roots have in common. Below a root, and below each that it certified, there may be the next ones.
 fn authority(
     (enclave, id): (&Name, EnclaveId),
-    (issued, not_after): (UnixTime, UnixTime),
+    times: (UnixTime, UnixTime),
     below: usize,
     serial: [u8; 16],
 ) -> CertificateParams {
-    let mut params = params(issued, not_after, serial);
-    params.distinguished_name.push(DnType::OrganizationName, "Coterie");
-    params
-        .distinguished_name
-        .push(DnType::CommonName, format!("{enclave} root {id}"));
+    let mut params = params(("Coterie", &format!("{enclave} root {id}")), times, serial);
     let below = u8::try_from(below).expect("a handful of successions");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -99,7 +86,7 @@ pub(crate) fn identity(
     subject: &Subject<'_>,
     serial: [u8; 16],
 ) -> Result<Vec<u8>, CertificateError> {
-    let mut params = leaf(subject, serial)?;
+    let mut params = of_member(subject, serial)?;
     let name = subject.member.as_str().try_into()?;
     params.subject_alt_names.push(SanType::DnsName(name));
     params
@@ -113,25 +100,15 @@ pub(crate) fn identity(
 pub(crate) fn server(
     root: &SigningKey,
     root_certificate: &[u8],
-    subject: &Server<'_>,
+    subject: &OfEnclave<'_>,
     serial: [u8; 16],
 ) -> Result<Vec<u8>, CertificateError> {
-    let mut params = params(subject.issued, subject.not_after, serial);
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, subject.enclave.as_str());
-    params
-        .distinguished_name
-        .push(DnType::CommonName, format!("{} server", subject.enclave));
-    params
-        .subject_alt_names
-        .push(SanType::DnsName(server_name(subject.id).try_into()?));
-    let uri = server_uri(subject.enclave, subject.id).try_into()?;
-    params.subject_alt_names.push(SanType::URI(uri));
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let named = (subject.enclave.as_str(), &*format!("{} server", subject.enclave));
+    let uri = server_uri(subject.enclave, subject.id);
+    let mut params = leaf(named, uri, (subject.issued, subject.not_after), serial)?;
+    let name = server_name(subject.id).try_into()?;
+    params.subject_alt_names.push(SanType::DnsName(name));
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.use_authority_key_identifier_extension = true;
     issue(&params, root, root_certificate, subject.key)
 }
 
@@ -143,7 +120,7 @@ pub(crate) fn bundle(
     wrapped_keys: &[u8],
     serial: [u8; 16],
 ) -> Result<Vec<u8>, CertificateError> {
-    let mut params = leaf(subject, serial)?;
+    let mut params = of_member(subject, serial)?;
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(BUNDLE_PURPOSE.to_vec())];
     let content = OctetString::new(wrapped_keys)
         .to_der_vec()
@@ -162,32 +139,44 @@ pub(crate) fn signing_request(name: &Name, identity: &SigningKey) -> Result<Vec<
     Ok(params.serialize_request(&key_pair(identity)?)?.der().to_vec())
 }
 
-fn params(issued: UnixTime, not_after: UnixTime, serial: [u8; 16]) -> CertificateParams {
+/// What all certificates have in common: the subject's organization and common name, the times, the serial number.
+fn params(
+    (organization, name): (&str, &str),
+    (issued, not_after): (UnixTime, UnixTime),
+    mut serial: [u8; 16],
+) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.not_before = date::date_time(UnixTime(issued.0.saturating_sub(BACKDATED)));
     params.not_after = date::date_time(not_after);
     params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.distinguished_name.push(DnType::CommonName, name);
     // A serial number is positive and at most 20 octets (RFC 5280 section 4.1.2.2).
-    let mut serial = serial;
     serial[0] = serial[0] & 0x7f | 0x40;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     params
 }
 
-fn leaf(subject: &Subject<'_>, serial: [u8; 16]) -> Result<CertificateParams, CertificateError> {
-    let mut params = params(subject.issued, subject.not_after, serial);
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, subject.enclave.as_str());
-    params
-        .distinguished_name
-        .push(DnType::CommonName, subject.member.as_str());
-    let uri = member_uri(subject.enclave, subject.member).try_into()?;
-    params.subject_alt_names.push(SanType::URI(uri));
+/// What certificates below the root have in common.
+fn leaf(
+    named: (&str, &str),
+    uri: String,
+    times: (UnixTime, UnixTime),
+    serial: [u8; 16],
+) -> Result<CertificateParams, CertificateError> {
+    let mut params = params(named, times, serial);
+    params.subject_alt_names.push(SanType::URI(uri.try_into()?));
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+/// What the two certificates of a member have in common.
+fn of_member(subject: &Subject<'_>, serial: [u8; 16]) -> Result<CertificateParams, CertificateError> {
+    let named = (subject.enclave.as_str(), subject.member.as_str());
+    let uri = member_uri(subject.enclave, subject.member);
+    leaf(named, uri, (subject.issued, subject.not_after), serial)
 }
 
 fn issue(

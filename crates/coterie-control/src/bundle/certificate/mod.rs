@@ -10,7 +10,7 @@ use super::date;
 pub use check::{Certificate, check, subject_of};
 pub(crate) use check::{check_cross, check_root, check_signing_request};
 pub use make::pkcs8;
-pub(crate) use make::{Server, Subject, Successor, bundle, cross, identity, root, server, signing_request};
+pub(crate) use make::{OfEnclave, Subject, bundle, cross, identity, root, server, signing_request};
 
 /// Arc of Coterie's object identifiers, under `joint-iso-itu-t(2) uuid(25)`, which needs no registration.
 const ARC: [u64; 3] = [2, 25, 10_924_977_473_235_225_402];
