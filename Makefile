@@ -27,7 +27,7 @@ MINUTES ?= 5
 
 help: ## this list
 	@echo "Coterie. In the order in which a newcomer needs it:"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  %-5s %-11s", $$1, $$2; $$1=$$2=""; print $$0 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  %-5s %-12s", $$1, $$2; $$1=$$2=""; print $$0 }'
 
 setup: ## says what is missing on this machine, and installs it (Debian; each command is shown)
 	@.ci/setup
@@ -112,12 +112,15 @@ advisories: rust ## known holes in dependencies; needs the Internet
 doc: rust ## the code's documentation, private items too, into target/doc
 	$(LOCKED) env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
-sim: rust ## simulates SEEDS worlds (20000), lossy and hostile; a failure prints the seed that replays it
-	$(LOCKED) cargo run --locked --release -p coterie-sim -- --seeds 0..$(SEEDS)
+sim: rust ## simulates SEEDS worlds (20000) of each kind, lossy and hostile; a failure prints the seed that replays it
+	$(LOCKED) cargo run --locked --release -p coterie-sim -- --world nodes --seeds 0..$(SEEDS)
+	$(LOCKED) cargo run --locked --release -p coterie-sim -- --world served --seeds 0..$(SEEDS)
 
 soak: rust ## the same with other worlds every day, for nights and weekends
 	@set -x; first=$$(( $$(date +%s) / 86400 * 10000000 )); \
-	$(LOCKED) cargo run --locked --release -p coterie-sim -- --seeds $$first..$$((first + $(SEEDS)))
+	for world in nodes served; do \
+	    $(LOCKED) cargo run --locked --release -p coterie-sim -- --world $$world --seeds $$first..$$((first + $(SEEDS))); \
+	done
 
 fuzz: rust ## feeds every decoder from its corpus and beyond, MINUTES (5) each; installs nightly Rust and cargo-fuzz if missing
 	@for target in $$(fuzz/run.sh --list); do \

@@ -63,9 +63,9 @@ pub enum Forked {
     Told,
 }
 
-/// What is on the host's disk.
-#[derive(Clone)]
-pub struct Stored {
+/// What the records of a node leave on the disk, but for revocations.
+#[derive(Debug, Clone)]
+pub struct Kept {
     /// First initiation counter that was never reserved.
     pub counter: u64,
     /// Highest counter accepted from each static key.
@@ -74,6 +74,43 @@ pub struct Stored {
     pub answered: VecDeque<[u8; 12]>,
     /// Peers with live sessions.
     pub live: BTreeMap<PublicKey, SocketAddr>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            counter: 1,
+            accepted: BTreeMap::new(),
+            answered: VecDeque::new(),
+            live: BTreeMap::new(),
+        }
+    }
+}
+
+impl Kept {
+    /// Stores a record.
+    pub fn keep(&mut self, record: &Persist) {
+        match record {
+            Persist::Counter(end) => self.counter = *end,
+            Persist::Accepted(key, counter) => drop(self.accepted.insert(*key, *counter)),
+            Persist::Answered(nonce) => {
+                self.answered.push_back(*nonce);
+                if self.answered.len() > ANSWERED {
+                    self.answered.pop_front();
+                }
+            }
+            Persist::Live(key, Some(endpoint)) => drop(self.live.insert(*key, *endpoint)),
+            Persist::Live(key, None) => drop(self.live.remove(key)),
+            Persist::Revocations(_) => {}
+        }
+    }
+}
+
+/// What is on the host's disk.
+#[derive(Clone)]
+pub struct Stored {
+    /// What the node's records left.
+    pub kept: Kept,
     /// What the issuer told last.
     pub knowledge: Knowledge,
 }
@@ -81,40 +118,20 @@ pub struct Stored {
 impl Stored {
     /// The disk of a machine that was enrolled just now.
     #[must_use]
-    pub const fn new(knowledge: Knowledge) -> Self {
+    pub fn new(knowledge: Knowledge) -> Self {
         Self {
-            counter: 1,
-            accepted: BTreeMap::new(),
-            answered: VecDeque::new(),
-            live: BTreeMap::new(),
+            kept: Kept::default(),
             knowledge,
         }
     }
 
     /// Stores a record.
     pub fn keep(&mut self, record: &Persist) {
-        match record {
-            Persist::Counter(end) => self.counter = *end,
-            Persist::Accepted(key, counter) => {
-                self.accepted.insert(*key, *counter);
-            }
-            Persist::Answered(nonce) => {
-                self.answered.push_back(*nonce);
-                if self.answered.len() > ANSWERED {
-                    self.answered.pop_front();
-                }
-            }
-            Persist::Live(key, Some(endpoint)) => {
-                self.live.insert(*key, *endpoint);
-            }
-            Persist::Live(key, None) => {
-                self.live.remove(key);
-            }
-            Persist::Revocations(list) => {
-                let known = self.knowledge.revocations.as_ref().map_or(0, |(revision, _)| *revision);
-                if list.revision > known {
-                    self.knowledge.revocations = Some((list.revision, (**list).clone()));
-                }
+        self.kept.keep(record);
+        if let Persist::Revocations(list) = record {
+            let known = self.knowledge.revocations.as_ref().map_or(0, |(revision, _)| *revision);
+            if list.revision > known {
+                self.knowledge.revocations = Some((list.revision, (**list).clone()));
             }
         }
     }
@@ -168,6 +185,16 @@ pub struct Output {
     pub events: Vec<Event>,
 }
 
+impl Output {
+    /// Takes out what a node has ready.
+    pub fn drain(&mut self, node: &mut Node) {
+        self.persists.extend(std::iter::from_fn(|| node.poll_persist()));
+        let sent = std::iter::from_fn(|| node.poll_transmit());
+        self.control.extend(sent.map(|t| (t.to, t.bytes)));
+        self.events.extend(std::iter::from_fn(|| node.poll_event()));
+    }
+}
+
 impl Ports for Output {
     fn outside(&mut self, to: SocketAddr, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) {
         let mut bytes = vec![0; len];
@@ -210,10 +237,10 @@ impl Recipe {
             may_ask_cookie: self.traits.gateway,
             port: 4747,
             update: self.stored.knowledge.to_update(),
-            counter: self.stored.counter,
-            accepted: self.stored.accepted.iter().map(|(k, n)| (*k, *n)).collect(),
-            answered: self.stored.answered.iter().copied().collect(),
-            resume: self.stored.live.iter().map(|(k, at)| (*k, *at)).collect(),
+            counter: self.stored.kept.counter,
+            accepted: self.stored.kept.accepted.iter().map(|(k, n)| (*k, *n)).collect(),
+            answered: self.stored.kept.answered.iter().copied().collect(),
+            resume: self.stored.kept.live.iter().map(|(k, at)| (*k, *at)).collect(),
         }
     }
 }
@@ -288,10 +315,7 @@ impl Running {
 
     /// Takes out what is there.
     pub fn drain(&mut self, mut out: Output) -> Output {
-        out.persists.extend(std::iter::from_fn(|| self.node.poll_persist()));
-        out.control
-            .extend(std::iter::from_fn(|| self.node.poll_transmit()).map(|t| (t.to, t.bytes)));
-        out.events.extend(std::iter::from_fn(|| self.node.poll_event()));
+        out.drain(&mut self.node);
         self.sealed += u64::try_from(out.packets.len()).unwrap_or(u64::MAX);
         (&out.packets, &out.control, &out.inside).hash(&mut self.outputs);
         out

@@ -5,7 +5,8 @@
 //! revokes. Checkers watch from outside all the while. A world is a function of its seed: `coterie-sim --seed N` lives it again.
 //!
 //! Start reading at [`world`]. [`transition`] lists what can happen, [`arb`] draws scenarios, [`reference`](mod@reference) says
-//! who may reach whom, [`check`] what was promised.
+//! who may reach whom, [`check`] what was promised. [`served`] is a second world: an enclave with a server, and the daemons that
+//! follow it.
 //!
 //! Promise: no clock, no randomness, no sockets, no threads here; the binary has two threads, each with worlds of its own.
 
@@ -18,6 +19,7 @@ pub mod host;
 pub mod ladder;
 pub mod link;
 pub mod packet;
+pub mod queue;
 pub mod reference;
 pub mod rng;
 pub mod run;

@@ -9,30 +9,32 @@ use crate::{
 /// Transitions of a scenario unless somebody wants another number.
 pub const STEPS: usize = 60;
 
-/// What came of a seed.
+/// What came of a seed, with the counts of its world.
 #[derive(Debug)]
-pub struct Report {
+pub struct Report<T = Totals> {
     /// The seed.
     pub seed: u64,
     /// Counts.
-    pub totals: Totals,
+    pub totals: T,
     /// The promise that was broken, if one was.
     pub violation: Option<Violation>,
     /// What happened last, as a sequence diagram.
     pub diagram: String,
-    steps: usize,
+    /// What the program calls the world.
+    pub(crate) world: &'static str,
+    pub(crate) steps: usize,
 }
 
-impl Report {
+impl<T> Report<T> {
     /// For people: what was broken, how to see it again, and what happened last. Empty when nothing was broken.
     #[must_use]
     pub fn failure(&self) -> String {
         let Some(violation) = &self.violation else {
             return String::new();
         };
-        let (seed, steps) = (self.seed, self.steps);
+        let (world, seed, steps) = (self.world, self.seed, self.steps);
         format!(
-            "seed {seed}: {violation}\nreplay: cargo run -p coterie-sim -- --seed {seed} --steps {steps}\n{}",
+            "seed {seed}: {violation}\nreplay: cargo run -p coterie-sim -- --world {world} --seed {seed} --steps {steps}\n{}",
             self.diagram
         )
     }
@@ -61,6 +63,7 @@ pub fn run(seed: u64, steps: usize, trace: bool) -> Report {
         totals: world.totals.clone(),
         violation: world.violation().cloned(),
         diagram: world.ladder.diagram(),
+        world: "nodes",
         steps,
     }
 }

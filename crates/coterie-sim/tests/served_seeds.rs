@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coterie_sim::served::{
-    action::Transition,
-    run::{Report, STEPS, run},
+use coterie_sim::{
+    run::{Report, STEPS},
+    served::{Totals, action::Transition, run::run},
 };
 
 const SEEDS: u64 = 200;
@@ -14,7 +14,7 @@ const SEEDS: u64 = 200;
     clippy::disallowed_methods,
     reason = "the worlds are pure; what runs them has two cores"
 )]
-fn reports() -> Vec<Report> {
+fn reports() -> Vec<Report<Totals>> {
     let half = |from: u64| {
         move || {
             (from..SEEDS)

@@ -41,12 +41,7 @@ impl World {
     /// Whoever came in asked for it, and no token made more members than it may.
     pub(super) fn count_members(&mut self) {
         let Some(live) = &self.server.live else { return };
-        let keys: BTreeSet<PublicKey> = live
-            .enclave
-            .enrolled()
-            .filter_map(|(name, _)| live.enclave.static_key(name))
-            .copied()
-            .collect();
+        let keys = keys_of(&live.enclave);
         let fresh: Vec<PublicKey> = keys.difference(&self.enrolled).copied().collect();
         for key in fresh {
             self.enrolled.insert(key);
@@ -69,12 +64,7 @@ impl World {
     /// The server does not know of members any more that came after its backup: what a token makes counts from there.
     pub(super) fn forget_lost_members(&mut self) {
         let Some(live) = &self.server.live else { return };
-        let keys: BTreeSet<PublicKey> = live
-            .enclave
-            .enrolled()
-            .filter_map(|(name, _)| live.enclave.static_key(name))
-            .copied()
-            .collect();
+        let keys = keys_of(&live.enclave);
         let used = self.server.store.book.tokens.values().flat_map(|row| row.used.keys());
         let counted: BTreeSet<PublicKey> = used.copied().collect();
         self.enrolled.retain(|key| keys.contains(key) || counted.contains(key));
@@ -124,6 +114,12 @@ impl World {
             live.enclave.enrolled().map(|(name, _)| name.clone()).collect()
         })
     }
+}
+
+/// The static keys of all who are enrolled.
+fn keys_of(enclave: &Enclave) -> BTreeSet<PublicKey> {
+    let names = enclave.enrolled().map(|(name, _)| name);
+    names.filter_map(|name| enclave.static_key(name)).copied().collect()
 }
 
 /// What the server knows of an enrolment beside the enclave's records.

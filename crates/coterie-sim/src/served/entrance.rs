@@ -62,7 +62,7 @@ impl World {
             return;
         };
         let public = *keys.static_key().public();
-        m.disk.journals.entry(public).or_default().counter = 1 + COUNTERS;
+        m.disk.journals.entry(public).or_default().kept.counter = 1 + COUNTERS;
         m.enrolments.push(public);
         let visitor = visit(&token, &keys, &sealed, &[], visit_seed, at);
         let shown = self.machines[machine].disk.ticket.is_some();
@@ -223,7 +223,7 @@ impl World {
         m.stop();
         m.power = Power::On;
         m.enrolments.push(public);
-        m.disk.journals.entry(public).or_default().counter = 1;
+        m.disk.journals.entry(public).or_default().kept.counter = 1;
         let enrolment = m.enrolments.len() - 1;
         self.note(machine, "enrolled by hand");
         self.become_member(machine, &opened, text, &keys, (enrolment, None), at);

@@ -134,10 +134,7 @@ impl Server {
             }
             let now_there = place(enclave, &stream.name).filter(|place| place.member == stream.place.member);
             let mut messages = match &now_there {
-                Some(place) if *place == stream.place => {
-                    let told: Vec<Vec<u8>> = news.of(&place.communities).map(<[u8]>::to_vec).collect();
-                    told
-                }
+                Some(place) if *place == stream.place => news.of(&place.communities).map(<[u8]>::to_vec).collect(),
                 Some(place) => {
                     // It sees other things from here: everything anew, and keys of what it came into are in a bundle.
                     let mut opening = everything(enclave, &place.communities, place.door.is_some(), time);

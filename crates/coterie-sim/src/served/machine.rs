@@ -1,7 +1,7 @@
 //! A machine: its disk, its clocks, and the daemon on it, which is on its way in with a token or runs as a member. The disk has
 //! what coteried keeps.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use coterie_model::{
     Unverified, signed::head_hash,
 };
 use coterie_proto::{
-    Config, Node, Outcome, Persist, Update, ViewPiece,
+    Config, Node, Outcome, Update, ViewPiece,
     bootstrap::{Caller, Door, Record, Visitor},
     membership::Freshness,
 };
@@ -23,11 +23,9 @@ use coterie_proto::{
 use super::follower::{self, Fixed, Follower};
 use crate::{
     clock::{HostClock, Moment},
-    host::Output,
+    host::{Kept, Output},
 };
 
-/// Answered questions that are kept.
-const ANSWERED: usize = 1024;
 /// How long what a machine was told takes until it is done.
 const SETTLED: Duration = Duration::from_secs(3);
 /// Initiation counters of a visit.
@@ -47,13 +45,10 @@ pub enum Hostility {
 /// What is kept for one static key.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
-    /// First initiation counter that was never reserved.
-    pub counter: u64,
+    /// What the core's records left.
+    pub kept: Kept,
     /// Of the newest bundle that was taken.
     pub serial: Serial,
-    accepted: BTreeMap<PublicKey, u64>,
-    answered: VecDeque<[u8; 12]>,
-    live: BTreeMap<PublicKey, SocketAddr>,
     callers: BTreeMap<Caller, u64>,
 }
 
@@ -231,23 +226,6 @@ pub struct Machine {
 }
 
 impl Journal {
-    /// Stores a record of the core.
-    pub fn keep(&mut self, record: &Persist) {
-        match record {
-            Persist::Counter(end) => self.counter = *end,
-            Persist::Accepted(key, counter) => drop(self.accepted.insert(*key, *counter)),
-            Persist::Answered(nonce) => {
-                self.answered.push_back(*nonce);
-                if self.answered.len() > ANSWERED {
-                    self.answered.pop_front();
-                }
-            }
-            Persist::Live(key, Some(endpoint)) => drop(self.live.insert(*key, *endpoint)),
-            Persist::Live(key, None) => drop(self.live.remove(key)),
-            Persist::Revocations(_) => {}
-        }
-    }
-
     /// Stores a record of the door.
     pub fn remember(&mut self, record: Record) {
         match record {
@@ -336,11 +314,8 @@ impl Disk {
     /// head: how old the bundle's own is, nobody knows.
     #[must_use]
     pub fn config(&self, opened: &Opened, keys: &Keys, time: Option<UnixTime>) -> Config {
-        let journal = self
-            .journals
-            .get(keys.static_key().public())
-            .cloned()
-            .unwrap_or_default();
+        let journal = self.journals.get(keys.static_key().public());
+        let kept = journal.map(|journal| journal.kept.clone()).unwrap_or_default();
         let fixed = Fixed::of(&opened.template);
         let mut update = follower::update(opened);
         let views = self.views.iter();
@@ -365,10 +340,10 @@ impl Disk {
             may_ask_cookie: false,
             port: opened.port,
             update,
-            counter: journal.counter.max(1),
-            accepted: journal.accepted.into_iter().collect(),
-            answered: journal.answered.into_iter().collect(),
-            resume: journal.live.into_iter().collect(),
+            counter: kept.counter,
+            accepted: kept.accepted.into_iter().collect(),
+            answered: kept.answered.into_iter().collect(),
+            resume: kept.live.into_iter().collect(),
         }
     }
 
@@ -465,14 +440,11 @@ impl Running {
 
     /// Takes out what is there.
     pub fn drain(&mut self, mut out: Output) -> Output {
-        out.persists.extend(std::iter::from_fn(|| self.node.poll_persist()));
-        out.control
-            .extend(std::iter::from_fn(|| self.node.poll_transmit()).map(|t| (t.to, t.bytes)));
+        out.drain(&mut self.node);
         if let Some(door) = &mut self.door {
             out.control
                 .extend(std::iter::from_fn(|| door.poll_transmit()).map(|t| (t.to, t.bytes)));
         }
-        out.events.extend(std::iter::from_fn(|| self.node.poll_event()));
         self.sealed += u64::try_from(out.packets.len()).unwrap_or(u64::MAX);
         out
     }

@@ -40,6 +40,7 @@ use crate::{
     ladder::Ladder,
     link::Link,
     packet::Canary,
+    queue::Queue,
     rng::Rng,
 };
 use machine::{Daemon, Disk, Machine, Power};
@@ -173,8 +174,7 @@ pub struct World {
     /// History as it was committed.
     pub truth: Truth,
     names: Vec<Name>,
-    queue: BTreeMap<(Moment, u64), Happening>,
-    sequence: u64,
+    queue: Queue<Happening>,
     owners: BTreeMap<SocketAddr, usize>,
     addresses: u32,
     connections: u64,
@@ -235,8 +235,7 @@ impl World {
             link,
             truth: Truth::default(),
             names: Vec::new(),
-            queue: BTreeMap::new(),
-            sequence: 0,
+            queue: Queue::default(),
             owners: BTreeMap::new(),
             addresses: 0,
             connections: 0,
@@ -362,12 +361,8 @@ impl World {
     pub fn run(&mut self, by: Duration) {
         let end = self.now + by;
         while self.violation.is_none()
-            && let Some((&(at, sequence), _)) = self.queue.first_key_value()
-            && at <= end
+            && let Some((at, happening)) = self.queue.pop_until(end)
         {
-            let Some(happening) = self.queue.remove(&(at, sequence)) else {
-                break;
-            };
             self.now = at;
             self.happen(happening);
         }
@@ -375,8 +370,7 @@ impl World {
     }
 
     fn push(&mut self, after: Duration, happening: Happening) {
-        self.sequence += 1;
-        self.queue.insert((self.now + after, self.sequence), happening);
+        self.queue.push(self.now + after, happening);
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -484,7 +478,7 @@ impl World {
             if recorded.is_ok() {
                 recorded = self.handshakes.recorded(machine, enrolment, record);
             }
-            m.disk.journals.entry(key).or_default().keep(record);
+            m.disk.journals.entry(key).or_default().kept.keep(record);
             if let coterie_proto::Persist::Revocations(list) = record {
                 m.disk.keep_revocations(list);
                 m.refusals.push((list.revision, now));

@@ -14,7 +14,7 @@ use coterie_crypto::{
     Secret, SeededEntropy,
     dh::{KeyPair, PublicKey},
 };
-use coterie_model::{Name, UnixTime};
+use coterie_model::{MemberId, Name, UnixTime};
 
 use super::{
     feed::Stream,
@@ -267,7 +267,7 @@ impl Server {
             }
             let takeover = right == Right::Ticket || right == Right::Token && row.member.is_some();
             let template = row.template.clone();
-            enclave.provision(&template, vec![source], request, takeover, draw(entropy), now)?;
+            enclave.provision(&template, vec![source], request, takeover, MemberId::draw(entropy), now)?;
             let bundle = enclave.issue(&name, now, entropy)?;
             book.issued.insert(name.clone(), revision);
             let ticket = by_ticket.then(|| Secret::<32>::draw(entropy));
@@ -342,11 +342,4 @@ enum Right {
 fn returns_by_ticket(enclave: &Enclave, template: &Name) -> bool {
     let template = enclave.file().templates.get(template);
     template.is_some_and(|template| template.returning == Return::Ticket)
-}
-
-/// The identifier of an enrolment to come.
-fn draw(entropy: &mut dyn coterie_crypto::Entropy) -> coterie_model::MemberId {
-    let mut member = coterie_model::MemberId::default();
-    entropy.fill(&mut member.0);
-    member
 }

@@ -23,6 +23,7 @@ use crate::{
     ladder::Ladder,
     link::Link,
     packet::Canary,
+    queue::Queue,
     rng::Rng,
 };
 
@@ -160,8 +161,7 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// The wire.
     pub link: Link,
-    queue: BTreeMap<(Moment, u64), Happening>,
-    sequence: u64,
+    queue: Queue<Happening>,
     owners: BTreeMap<SocketAddr, usize>,
     addresses: u32,
     canary: Canary,
@@ -210,8 +210,7 @@ impl World {
             enclave,
             hosts: Vec::new(),
             link,
-            queue: BTreeMap::new(),
-            sequence: 0,
+            queue: Queue::default(),
             owners: BTreeMap::new(),
             addresses: 0,
             canary,
@@ -370,12 +369,8 @@ impl World {
     pub fn run(&mut self, by: Duration) {
         let end = self.now + by;
         while self.violation.is_none()
-            && let Some((&(at, sequence), _)) = self.queue.first_key_value()
-            && at <= end
+            && let Some((at, happening)) = self.queue.pop_until(end)
         {
-            let Some(happening) = self.queue.remove(&(at, sequence)) else {
-                break;
-            };
             self.now = at;
             self.happen(happening);
         }
@@ -383,8 +378,7 @@ impl World {
     }
 
     fn push(&mut self, after: Duration, happening: Happening) {
-        self.sequence += 1;
-        self.queue.insert((self.now + after, self.sequence), happening);
+        self.queue.push(self.now + after, happening);
     }
 
     fn happen(&mut self, happening: Happening) {
