@@ -179,12 +179,13 @@ pub fn failure(reason: DropReason, destination: &str) -> Failure {
     } else if reason == DropReason::NoEndpoint {
         (
             format!("the outside address of {destination} is not known"),
-            "give the member an endpoint in the enclave file and issue this node's bundle anew",
+            "give the member an endpoint in the enclave file; where there is no server, issue this node's bundle anew",
         )
     } else if reason == DropReason::MembershipEnded {
         (
             "this node's membership has ended".to_owned(),
-            "have a new bundle issued with `coterie bundle issue` and reload",
+            "`coterie status` says why; have a new bundle issued with `coterie bundle issue` and reload, or ask whoever runs the \
+             enclave's server",
         )
     } else {
         (

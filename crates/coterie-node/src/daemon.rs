@@ -2,7 +2,6 @@
 //! that a person asked for (`coterie down`, SIGTERM outside of systemd's restart) leaves it to the template.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -19,6 +18,7 @@ use sd_notify::NotifyState;
 
 use crate::{
     certificates::{self, Certificates},
+    disk::make_private_directory,
     driver::{Driver, Left, Own, Parts, Serving, now},
     enrol::{self, Pass},
     follow::{self, Follow, Remembered, Renewed, Say, follower::Word, link::Credentials},
@@ -52,7 +52,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     let kept = Arc::new(Kept::new(passed));
-    make_state_directory(options)?;
+    make_private_directory(&options.state).with_context(|| format!("cannot make {}", options.state.display()))?;
     // A machine that was dark stays dark, also when what follows fails: an ended membership does not open it.
     let mut last = network::last_lockdown(options)?;
     load(last.as_ref())?;
@@ -198,7 +198,7 @@ fn raise(
         boot: identity.boot.clone(),
         asker: asker.clone(),
     };
-    let own = own(&before.fixed, &keys, &opened);
+    let own = before.own(&before.fixed, &keys, &opened);
     let credentials = credentials(&opened, &keys, identity.boot.clone())?;
     let mut remembered = match &credentials {
         Some(credentials) => Remembered::read(&options.state, &credentials.owner(), &credentials.signer),
@@ -241,7 +241,6 @@ fn raise(
             kept: Arc::clone(kept),
             follow,
             identity: own,
-            by_token: identity.boot.is_some(),
         },
     };
     // The files' bytes are wiped here: from now on the core, and who follows the server, hold what they need of them.
@@ -264,10 +263,6 @@ fn credentials(opened: &Opened, keys: &Keys, boot: Option<String>) -> anyhow::Re
     Credentials::new(opened, keys, boot).map(Some)
 }
 
-fn own(fixed: &Fixed, keys: &Keys, opened: &Opened) -> Own {
-    Own::new(keys, fixed.suites(), opened.pools.clone())
-}
-
 /// Puts lockdown in force, if it is wanted.
 fn load(lockdown: Option<&Lockdown>) -> anyhow::Result<()> {
     let Some(lockdown) = lockdown else { return Ok(()) };
@@ -287,6 +282,13 @@ struct Before {
     inside: Inside,
     boot: Option<String>,
     asker: Asker,
+}
+
+impl Before {
+    fn own(&self, fixed: &Fixed, keys: &Keys, opened: &Opened) -> Own {
+        // An identity that ends with the boot came by a token.
+        Own::new(keys, fixed.suites(), opened.pools.clone(), self.boot.is_some())
+    }
 }
 
 /// What of a bundle the inside interface shows.
@@ -394,15 +396,12 @@ fn reload(options: &Options, driver: &mut Driver, before: &mut Before) -> anyhow
     };
     let anew = take_over(options, driver, before, change)?;
     certificates.show(options);
-    let follow = match (credentials, driver.follow()) {
-        (Some(credentials), Some(follow)) => {
-            follow.say(Say::Identity {
-                credentials: Box::new(credentials),
-                anew,
-            });
-            None
-        }
-        (Some(credentials), None) => Some(Follow::start(follow::Parts {
+    match (credentials, driver.follow()) {
+        (Some(credentials), Some(follow)) => follow.say(Say::Identity {
+            credentials: Box::new(credentials),
+            anew,
+        }),
+        (Some(credentials), None) => driver.set_follow(Follow::start(follow::Parts {
             options: options.clone(),
             kept: Arc::clone(&before.kept),
             credentials,
@@ -412,9 +411,8 @@ fn reload(options: &Options, driver: &mut Driver, before: &mut Before) -> anyhow
             time: (driver.node.time(at), at),
             asker: before.asker.clone(),
         })?),
-        (None, _) => None,
-    };
-    driver.set_follow(follow);
+        (None, _) => driver.end_follow(),
+    }
     Ok(())
 }
 
@@ -492,7 +490,7 @@ fn take_over(options: &Options, driver: &mut Driver, before: &mut Before, change
         before.inside = inside;
     }
     let lockdown = network::lockdown(options, &opened)?.filter(|lockdown| driver.lockdown.as_ref() != Some(lockdown));
-    driver.set_own(own(&then, &keys, &opened));
+    driver.set_own(before.own(&then, &keys, &opened));
     if then == before.fixed {
         relock(options, driver, lockdown)?;
         let time = opened.issued.max(time.0);
@@ -527,17 +525,6 @@ fn relock(options: &Options, driver: &mut Driver, lockdown: Option<Lockdown>) ->
     network::remember_lockdown(options, Some(&lockdown))?;
     driver.lockdown = Some(lockdown);
     Ok(())
-}
-
-fn make_state_directory(options: &Options) -> anyhow::Result<()> {
-    if options.state.is_dir() {
-        return Ok(());
-    }
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&options.state)
-        .with_context(|| format!("cannot make {}", options.state.display()))
 }
 
 fn start_log(options: &Options) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Writes a file that only its owner may read, whole or not at all. What it replaces is overwritten, as far as the disk below
@@ -36,6 +36,11 @@ pub(crate) fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // Whatever the mask of this process says.
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
     fs::rename(&fresh, path)
+}
+
+/// Makes a directory that only its owner may enter, unless it is there.
+pub(crate) fn make_private_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn fresh_private(path: &Path) -> io::Result<fs::File> {

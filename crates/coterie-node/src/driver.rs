@@ -385,6 +385,7 @@ impl Driver {
                     if let Err(error) = written {
                         tracing::warn!(%error, "revocations could not be kept; they are learnt again after a restart");
                     }
+                    self.notice_refusal();
                 }
                 Persist::Counter(_) | Persist::Accepted(..) | Persist::Answered(_) | Persist::Live(..) => {
                     written.context("cannot write the journal; nothing is sent that it does not know of")?;

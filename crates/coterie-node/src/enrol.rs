@@ -23,7 +23,7 @@ use sd_notify::NotifyState;
 use zeroize::Zeroizing;
 
 use crate::{
-    disk::{check_private, write_private},
+    disk::{check_private, make_private_directory, write_private},
     driver::now,
     entropy::SystemEntropy,
     identity::{Identity, Origin, boot},
@@ -37,8 +37,8 @@ use visit::Visits;
 /// The server refuses the machine, as far as all who can be reached say.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the server refuses this machine; the token may be spent, ended or for something else: ask the server's administrator, who \
-     sees which, for a new one"
+    "the server refuses this machine; the token may be spent or ended, or for a machine of another name (`--name`) or place: the \
+     server's administrator sees which with `coterie audit tail`, and can make a new one"
 )]
 pub struct Refused;
 
@@ -84,7 +84,7 @@ impl Applicant {
         let reply = ways::carry(token, &self.sealed, mark, visits)?;
         Bundle::parse(&reply.bundle)
             .and_then(|bundle| bundle.open(keys, Some(token.root_hash), time, 0))
-            .context("the server's answer is no bundle of the enclave that the token names")?;
+            .context("the bundle that the server answered with cannot be used; is this machine's clock right?")?;
         let identity = Identity {
             bundle: Zeroizing::new(reply.bundle),
             keys: Zeroizing::new(keys.to_text().as_bytes().to_vec()),
@@ -102,12 +102,10 @@ impl Applicant {
 /// [`Refused`]; also when what the server answers is not of the enclave that the token pins.
 pub fn enrol(options: &Options, pass: &Pass, time: UnixTime) -> anyhow::Result<Identity> {
     let applicant = Applicant::new(options, pass, time)?;
-    let listen = options
-        .listen
-        .unwrap_or_else(|| (IpAddr::from([0u16; 8]), DEFAULT_PORT).into());
+    let any = (IpAddr::from([0u16; 8]), DEFAULT_PORT).into();
     let udp = match pass.token.doors[..] {
         [] => None,
-        _ => Some(network::bind_outside(options, listen)?),
+        _ => Some(network::bind_outside(options, any)?),
     };
     let (identity, ticket) = applicant.apply(pass, time, (udp, Some(MARK)))?;
     pass.used(options, ticket.as_ref())?;
@@ -129,9 +127,8 @@ pub fn only(options: &Options, time: UnixTime) -> anyhow::Result<()> {
     let udp = match pass.token.doors[..] {
         [] => None,
         _ => {
-            let any = options.listen.unwrap_or_else(|| (IpAddr::from([0u16; 8]), 0).into());
-            let port = UdpPort::bind(any, &UdpOptions::default());
-            Some(port.or_else(|_| UdpPort::bind((IpAddr::from([0u8; 4]), 0).into(), &UdpOptions::default()))?)
+            let any = (IpAddr::from([0u16; 8]), 0).into();
+            Some(network::bind(options, any, &UdpOptions::default())?)
         }
     };
     let (identity, ticket) = applicant.apply(&pass, time, (udp, None))?;
@@ -139,7 +136,7 @@ pub fn only(options: &Options, time: UnixTime) -> anyhow::Result<()> {
         write_private(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if ticket.is_some() {
-        std::fs::create_dir_all(&options.state).with_context(|| format!("cannot make {}", options.state.display()))?;
+        make_private_directory(&options.state).with_context(|| format!("cannot make {}", options.state.display()))?;
         pass.used(options, ticket.as_ref())?;
     }
     Ok(())

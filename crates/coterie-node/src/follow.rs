@@ -64,7 +64,7 @@ pub enum Say {
     Taken(std::fs::File),
     /// The machine goes for good; who is to hear what came of it.
     Bye(SyncSender<Reply>),
-    /// The machine was forked: nothing of its keys may stay.
+    /// Nobody is followed any more, or the machine was forked: nothing of its keys may stay.
     Forget,
 }
 

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use crate::{
     disk::{remove_private, write_private},
     entropy::SystemEntropy,
+    hex,
     journal::Journal,
     network,
     options::Options,
@@ -198,12 +199,16 @@ impl Kept {
         match &*sealed {
             Some(sealed) => {
                 let bytes = sealed.read().context("cannot read the identity that was kept")?;
-                Ok(Some(decode(&Zeroizing::new(bytes))?))
+                let kept = decode(&Zeroizing::new(bytes));
+                kept.map(Some)
+                    .with_context(|| format!("descriptor {STORE_NAME} of the service manager"))
             }
-            None => Ok(read_if_there(&options.state.join(FILE_NAME))?
-                .map(|bytes| decode(&bytes))
-                .transpose()?
-                .filter(|kept| kept.boot.is_none() || kept.boot == boot())),
+            None => {
+                let path = options.state.join(FILE_NAME);
+                let kept = read_if_there(&path)?.map(|bytes| decode(&bytes)).transpose();
+                let kept = kept.with_context(|| format!("{}", path.display()))?;
+                Ok(kept.filter(|kept| kept.boot.is_none() || kept.boot == boot()))
+            }
         }
     }
 
@@ -273,9 +278,7 @@ impl Fixed {
             outside: network::outside(options, opened),
         }
     }
-}
 
-impl Fixed {
     /// The suites that may be used, and the one that is preferred.
     #[must_use]
     pub fn suites(&self) -> (Suites, Suite) {
@@ -412,25 +415,8 @@ pub(crate) fn has_aes() -> bool {
     }
 }
 
-fn parse_root(hex: &str) -> anyhow::Result<[u8; 32]> {
-    let digits = hex.as_bytes();
-    let digit = |i: usize| {
-        digits
-            .get(i)
-            .and_then(|d| char::from(*d).to_digit(16))
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    let mut root = [0; 32];
-    for (i, byte) in root.iter_mut().enumerate() {
-        let (Some(high), Some(low)) = (digit(2 * i), digit(2 * i + 1)) else {
-            bail!("--root takes 64 hexadecimal digits, as `coterie bundle show` prints them");
-        };
-        *byte = high << 4 | low;
-    }
-    if digits.len() != 64 {
-        bail!("--root takes 64 hexadecimal digits, as `coterie bundle show` prints them");
-    }
-    Ok(root)
+fn parse_root(text: &str) -> anyhow::Result<[u8; 32]> {
+    hex::decode(text).context("--root takes 64 hexadecimal digits, as `coterie bundle show` prints them")
 }
 
 fn read_if_there(path: &Path) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {

@@ -16,7 +16,7 @@ use coterie_crypto::{dh::PublicKey, hash::sha256};
 use coterie_model::{EnclaveId, Reader, Revocations, Unverified, Writer};
 use coterie_proto::Persist;
 
-use crate::disk::write_private;
+use crate::{disk::write_private, hex};
 
 const SLOT: usize = 128;
 const CHECKSUM: usize = 8;
@@ -57,10 +57,7 @@ impl Journal {
     /// What the file system reports; `InvalidData` when the journal is damaged or when a machine with this key was forked. The
     /// key is of no use then: a counter that starts anew would be refused by every peer, and a forked machine has a twin.
     pub fn open(state: &Path, own: PublicKey) -> io::Result<Self> {
-        let name: String = sha256(&[b"coterie journal", &own])[..8]
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let name = hex::encode(&sha256(&[b"coterie journal", &own])[..8]);
         let path = state.join(format!("journal-{name}"));
         let file = OpenOptions::new()
             .read(true)

@@ -29,6 +29,7 @@ pub mod driver;
 pub mod enrol;
 pub mod entropy;
 pub mod follow;
+mod hex;
 pub mod identity;
 pub mod journal;
 pub mod metrics;

@@ -150,24 +150,33 @@ pub fn set_addresses(links: &mut Links, interface: &str, opened: &Opened) -> any
 /// # Errors
 /// When it is taken, or without the capability to mark its packets.
 pub fn open_outside(options: &Options, opened: &Opened) -> anyhow::Result<UdpPort> {
-    bind_outside(options, outside(options, opened))
+    bind_outside(options, (IpAddr::from([0u16; 8]), opened.port).into())
 }
 
-/// Opens the outside port at `address`.
+/// Opens the outside port, at `any` where the command line says nothing.
 ///
 /// # Errors
 /// When it is taken, or without the capability to mark its packets.
-pub fn bind_outside(options: &Options, address: SocketAddr) -> anyhow::Result<UdpPort> {
+pub fn bind_outside(options: &Options, any: SocketAddr) -> anyhow::Result<UdpPort> {
     let udp = UdpOptions {
         mark: Some(MARK),
         recv_buffer: RECV_BUFFER,
         dont_fragment: true,
         ..UdpOptions::default()
     };
-    match UdpPort::bind(address, &udp) {
+    bind(options, any, &udp)
+}
+
+/// Opens a port with settings of its own.
+///
+/// # Errors
+/// When it is taken.
+pub fn bind(options: &Options, any: SocketAddr, udp: &UdpOptions) -> anyhow::Result<UdpPort> {
+    let address = options.listen.unwrap_or(any);
+    match UdpPort::bind(address, udp) {
         // A kernel without IPv6 has no [::] to listen at.
         Err(e) if options.listen.is_none() && e.kind() != std::io::ErrorKind::AddrInUse => {
-            UdpPort::bind((IpAddr::from([0u8; 4]), address.port()).into(), &udp)
+            UdpPort::bind((IpAddr::from([0u8; 4]), address.port()).into(), udp)
         }
         bound => bound,
     }

@@ -89,7 +89,7 @@ impl Driver {
                 let _gone = waiting.reply.try_send(Reply::Error(Failure {
                     code: "timeout".into(),
                     message: format!("{} did not answer", waiting.destination),
-                    remedy: "is coteried running there, and is its endpoint in the enclave file right?".into(),
+                    remedy: "is coteried running there, and is its endpoint right (`coterie status` shows it)?".into(),
                 }));
             }
         }

@@ -42,27 +42,27 @@ pub struct Serving {
     pub kept: Arc<Kept>,
     /// The thread that follows the server, where there is one.
     pub follow: Option<Follow>,
-    /// What the door is made from.
+    /// Who the node is.
     pub identity: Own,
-    /// Whether a token made this machine a member.
-    pub by_token: bool,
 }
 
-/// What of the identity a door needs.
+/// What of the identity counts here and at the door.
 pub struct Own {
     keys: KeyPair,
     suites: (Suites, Suite),
     pools: Vec<Prefix>,
+    by_token: bool,
 }
 
 impl Own {
-    /// From the keys and what the bundle says.
+    /// From the keys, what the bundle says, and whether a token made this machine a member.
     #[must_use]
-    pub fn new(keys: &Keys, suites: (Suites, Suite), pools: Vec<Prefix>) -> Self {
+    pub fn new(keys: &Keys, suites: (Suites, Suite), pools: Vec<Prefix>, by_token: bool) -> Self {
         Self {
             keys: keys.static_key(),
             suites,
             pools,
+            by_token,
         }
     }
 }
@@ -74,7 +74,6 @@ pub(super) struct Served {
     kept: Arc<Kept>,
     pub(super) follow: Option<Follow>,
     own: Own,
-    by_token: bool,
     server: Option<Server>,
     heard: Option<Instant>,
     mark: u64,
@@ -85,6 +84,8 @@ pub(super) struct Served {
     alarms: BTreeMap<&'static str, u64>,
     /// The machine was forked; when it was last looked for something that lets it in again.
     forked: Option<Option<Instant>>,
+    /// Whether this machine was among those who are refused when that was looked at last.
+    is_refused: bool,
 }
 
 /// Somebody waits for the server to say who it is that he names.
@@ -113,7 +114,6 @@ impl Served {
             kept: parts.kept,
             follow: parts.follow,
             own: parts.identity,
-            by_token: parts.by_token,
             server: None,
             heard: None,
             mark: 0,
@@ -122,6 +122,7 @@ impl Served {
             asking: Vec::new(),
             alarms: BTreeMap::new(),
             forked: None,
+            is_refused: false,
         }
     }
 
@@ -177,7 +178,7 @@ impl Served {
     }
 
     pub(super) fn by_token(&self) -> bool {
-        self.by_token
+        self.own.by_token
     }
 
     pub(super) fn alarms(&self) -> BTreeMap<String, u64> {
@@ -230,6 +231,10 @@ pub(super) fn alarm_name(alarm: &Alarm) -> &'static str {
 impl Driver {
     /// Takes what the server said.
     pub(super) fn take_told(&mut self, told: Told, now: Instant) -> anyhow::Result<Option<Left>> {
+        if self.served.follow.is_none() {
+            // It was on its way to whoever followed before.
+            return Ok(None);
+        }
         match told {
             Told::Word(word, permit) => {
                 self.take_word(word, now)?;
@@ -263,17 +268,36 @@ impl Driver {
     }
 
     fn take_server(&mut self, server: Server) {
-        let follows = server.state == "following";
-        if follows {
+        if server.state == "following" {
             self.served.heard = Some(now());
         }
-        let pools = if follows {
+        self.served.server = Some(server);
+        self.seek();
+    }
+
+    /// Members that no view names are sought while there is a server to ask.
+    fn seek(&mut self) {
+        let pools = if self.served.is_followed() {
             self.served.own.pools.clone()
         } else {
             Vec::new()
         };
         self.node.seek_in(pools);
-        self.served.server = Some(server);
+    }
+
+    /// Says that this machine is refused, or is not any more.
+    pub(super) fn notice_refusal(&mut self) {
+        if self.node.is_refused() == self.served.is_refused {
+            return;
+        }
+        self.served.is_refused = !self.served.is_refused;
+        if self.served.is_refused {
+            tracing::warn!(
+                "this machine is isolated, or its membership was revoked: no member speaks with it; ask the enclave's administrator"
+            );
+        } else {
+            tracing::info!("this machine is refused no more");
+        }
     }
 
     fn take_word(&mut self, word: Word, now: Instant) -> anyhow::Result<()> {
@@ -474,10 +498,7 @@ impl Driver {
 
     /// The machine was forked: keys are nowhere any more.
     pub(super) fn forget_keys(&mut self) {
-        self.served.say(Say::Forget);
-        self.served.follow = None;
-        self.served.server = None;
-        self.served.door = None;
+        self.end_follow();
         self.served.own.keys = KeyPair::generate(&mut SystemEntropy);
         if let Err(error) = self.served.kept.forget(&self.served.options) {
             tracing::warn!("the identity that was kept could not be forgotten: {error:#}");
@@ -488,7 +509,7 @@ impl Driver {
     /// Whether a machine that was forked, and that a token had made a member, has something that lets it in again: a ticket, or a
     /// token that it has not used. It is looked for every few seconds.
     pub(super) fn may_return(&mut self, now: Instant) -> bool {
-        let Some(looked) = self.served.forked.filter(|_| self.served.by_token) else {
+        let Some(looked) = self.served.forked.filter(|_| self.served.by_token()) else {
             return false;
         };
         if looked.is_some_and(|at| now.since(at) < super::IDLE_TICK) {
@@ -505,13 +526,21 @@ impl Driver {
             self.served.door = None;
         }
         self.served.own = own;
+        self.seek();
     }
 
-    /// Who follows the server from now on, where nobody did before; the core may be another one.
-    pub fn set_follow(&mut self, follow: Option<Follow>) {
-        if follow.is_some() {
-            self.served.follow = follow;
-        }
+    /// Who follows the server from now on, where nobody did before.
+    pub fn set_follow(&mut self, follow: Follow) {
+        self.served.follow = Some(follow);
+    }
+
+    /// No server is followed any more: nobody visits, and nobody can be asked.
+    pub fn end_follow(&mut self) {
+        self.served.say(Say::Forget);
+        self.served.follow = None;
+        self.served.server = None;
+        self.served.door = None;
+        self.seek();
     }
 
     /// Who follows the server.

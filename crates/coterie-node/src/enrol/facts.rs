@@ -6,7 +6,7 @@ use anyhow::Context;
 use coterie_control::file::{Facts, Uuid};
 use coterie_model::Name;
 
-use crate::options::Options;
+use crate::{hex, options::Options};
 
 /// The name that the machine asks for.
 pub(super) fn name(options: &Options) -> anyhow::Result<Name> {
@@ -46,22 +46,11 @@ pub(super) fn facts() -> Facts {
 }
 
 fn mac(text: &str) -> Option<[u8; 6]> {
-    hexadecimal(&text.trim().replace(':', ""))
+    hex::decode(&text.trim().replace(':', ""))
 }
 
 fn uuid(text: &str) -> Option<Uuid> {
-    hexadecimal(&text.trim().replace('-', "")).map(Uuid::from_bytes)
-}
-
-fn hexadecimal<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    if text.len() != 2 * N || !text.is_ascii() {
-        return None;
-    }
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(bytes)
+    hex::decode(&text.trim().replace('-', "")).map(Uuid::from_bytes)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     disk::{remove_private, write_private},
+    hex,
     options::Options,
 };
 
@@ -46,7 +47,7 @@ impl Pass {
         let ticket = ticket(options);
         let kept = options.state.join(TOKEN);
         let kept = (ticket.is_some() && kept.exists()).then(|| read(&kept)).transpose()?;
-        let is_fresh = |token: &Token| used.as_deref() != Some(&hexadecimal(&token.id));
+        let is_fresh = |token: &Token| used.as_deref() != Some(&hex::encode(&token.id));
         let chosen = match (given, kept) {
             (Some(given), Some(kept)) if !is_fresh(&given.0) => Some(kept),
             (Some(given), _) => Some(given),
@@ -85,7 +86,7 @@ impl Pass {
                 forget(&options.state.join(TOKEN))?;
             }
         }
-        keep(USED, hexadecimal(&self.token.id).as_bytes())
+        keep(USED, hex::encode(&self.token.id).as_bytes())
     }
 }
 
@@ -101,9 +102,12 @@ fn given(options: &Options) -> anyhow::Result<Option<PathBuf>> {
 }
 
 fn read(path: &Path) -> anyhow::Result<(Token, Zeroizing<String>)> {
-    let text = fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .with_context(|| format!("cannot read the token {}", path.display()))?;
+    let text = fs::read_to_string(path).map(Zeroizing::new).with_context(|| {
+        format!(
+            "cannot read the token {}; give the file that holds it with --token",
+            path.display()
+        )
+    })?;
     let token = Token::parse(&text).with_context(|| format!("{}", path.display()))?;
     Ok((token, text))
 }
@@ -115,10 +119,6 @@ fn ticket(options: &Options) -> Option<Ticket> {
 
 fn forget(path: &Path) -> anyhow::Result<()> {
     remove_private(path).with_context(|| format!("cannot remove {}", path.display()))
-}
-
-fn hexadecimal(id: &[u8; 16]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

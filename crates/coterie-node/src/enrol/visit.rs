@@ -17,20 +17,16 @@ use coterie_proto::{
     bootstrap::{Rendezvous, Visit, Visitor},
     handshake::payload::Suites,
 };
-use sd_notify::NotifyState;
 
-use super::ways::{Came, is_over};
+use super::ways::{Came, still_trying};
 use crate::{
     driver::{now, push, queue},
     entropy::SystemEntropy,
     identity::has_aes,
-    service::notify,
 };
 
 /// Calls after which the log says that nobody answers.
 const CALLS: usize = 8;
-/// How long the service manager may wait from here on, each time it is told, in microseconds.
-const PATIENCE_USEC: u32 = 60_000_000;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A door that lets the machine in and brings no answer has so long.
 const LONGEST_VISIT: Duration = Duration::from_secs(60);
@@ -112,7 +108,8 @@ fn carry(udp: &UdpPort, visitor: &mut Visitor, until: Option<Instant>) -> anyhow
         let at = now();
         let_in = visitor.is_let_in().then(|| let_in.unwrap_or(at));
         let is_stuck = let_in.is_some_and(|since| at.since(since) >= LONGEST_VISIT);
-        if is_stuck || let_in.is_none() && is_over(until) {
+        let is_over = until.is_some_and(|until| until <= at);
+        if is_stuck || let_in.is_none() && is_over {
             return Ok(Came::Nothing);
         }
         if visitor.poll_timeout().is_some_and(|due| due <= at) {
@@ -125,10 +122,7 @@ fn carry(udp: &UdpPort, visitor: &mut Visitor, until: Option<Instant>) -> anyhow
                 door = %visitor.at().endpoint,
                 "no door lets this machine in yet; is the token alive, and UDP not blocked?"
             );
-            notify(&[
-                NotifyState::ExtendTimeoutUsec(PATIENCE_USEC),
-                NotifyState::Status("waiting for a door of the enclave"),
-            ]);
+            still_trying();
         }
         let due = [visitor.poll_timeout(), until.filter(|until| *until > at)];
         let wait = due.into_iter().flatten().map(|due| due.since(now())).min();

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use coterie_control::enrol::{Reply, Sealed, Token};
-use coterie_crypto::{Entropy, dh::PublicKey};
-use coterie_model::Instant;
+use coterie_crypto::dh::PublicKey;
 use sd_notify::NotifyState;
 
 use super::{Refused, visit::Visits};
 use crate::{
     driver::now,
-    entropy::SystemEntropy,
+    entropy::{SystemEntropy, jittered},
     follow::link::{self, Dialer},
     service::notify,
 };
@@ -85,13 +84,13 @@ pub(super) fn carry(
         if refused.is_enough() {
             bail!(Refused);
         }
-        std::thread::sleep(jittered(wait));
+        std::thread::sleep(jittered(wait, &mut SystemEntropy));
         wait = (wait * 2).min(LONGEST_WAIT);
     }
 }
 
 /// Tells the service manager that the start goes on.
-fn still_trying() {
+pub(super) fn still_trying() {
     notify(&[
         NotifyState::ExtendTimeoutUsec(PATIENCE_USEC),
         NotifyState::Status("waiting for a door of the enclave, or its server"),
@@ -140,16 +139,4 @@ async fn ask(
     let connection = Dialer { to, mark, name, tls }.connect().await?;
     let answer = link::apply(&connection, sealed.bytes.clone(), None).await?;
     Ok(answer.to_vec())
-}
-
-/// A half to one and a half times as long: a thousand machines do not call in step.
-fn jittered(wait: Duration) -> Duration {
-    let mut random = [0; 2];
-    SystemEntropy.fill(&mut random);
-    wait / 2 + wait * u32::from(u16::from_be_bytes(random)) / u32::from(u16::MAX)
-}
-
-/// Whether the time is over.
-pub(super) fn is_over(until: Option<Instant>) -> bool {
-    until.is_some_and(|until| until <= now())
 }

@@ -11,6 +11,8 @@ use coterie_model::{
 };
 use coterie_proto::{ViewPiece as Piece, bootstrap::Knock};
 
+use crate::entropy::{jittered, up_to};
+
 /// A server that says nothing for so long is gone: it says something every 2 s.
 const SILENCE: Duration = Duration::from_secs(6);
 /// First wait before the next server is tried; it doubles.
@@ -182,7 +184,7 @@ impl Follower {
     /// less than half of it is left, whatever the server says.
     pub fn renew_by(&mut self, (issued, ends): (UnixTime, UnixTime), time: UnixTime, now: Instant) {
         let half = issued.plus(ends.since(issued) / 2);
-        let spread = self.up_to(RENEW_SPREAD.min(half.since(time) / 4));
+        let spread = up_to(RENEW_SPREAD.min(half.since(time) / 4), &mut *self.entropy);
         let at = now + half.since(time) + spread;
         self.renew_at = Some(self.renew_at.map_or(at, |earlier| earlier.min(at)));
     }
@@ -248,7 +250,7 @@ impl Follower {
         if let State::Away { .. } = self.state {
             return;
         }
-        let wait = self.wait / 2 + self.up_to(self.wait);
+        let wait = jittered(self.wait, &mut *self.entropy);
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
         self.state = State::Away { again_at: now + wait };
         self.owed = None;
@@ -303,7 +305,7 @@ impl Follower {
             self.renew_again = true;
             return;
         }
-        let at = now + self.up_to(RENEW_SPREAD);
+        let at = now + up_to(RENEW_SPREAD, &mut *self.entropy);
         self.renew_at = Some(self.renew_at.map_or(at, |earlier| earlier.min(at)));
     }
 
@@ -321,16 +323,9 @@ impl Follower {
     /// No bundle came.
     pub fn not_renewed(&mut self, now: Instant) {
         self.renewing = false;
-        let wait = self.renew_wait / 2 + self.up_to(self.renew_wait);
+        let wait = jittered(self.renew_wait, &mut *self.entropy);
         self.renew_wait = (self.renew_wait * 2).min(LONGEST_RENEW_WAIT);
         self.renew_at = Some(now + wait);
-    }
-
-    /// A random time up to `longest`.
-    fn up_to(&mut self, longest: Duration) -> Duration {
-        let mut random = [0; 2];
-        self.entropy.fill(&mut random);
-        longest * u32::from(u16::from_be_bytes(random)) / u32::from(u16::MAX)
     }
 }
 

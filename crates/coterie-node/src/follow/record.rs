@@ -100,7 +100,6 @@ fn next(reader: &mut impl Read) -> Option<Vec<u8>> {
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
-    owner: Owner,
     file: File,
     length: u64,
     mark: u64,
@@ -111,12 +110,12 @@ impl Record {
     ///
     /// # Errors
     /// What the file system reports.
-    pub fn open(state: &Path, owner: Owner, anew: bool) -> io::Result<Self> {
+    pub fn open(state: &Path, owner: &Owner, anew: bool) -> io::Result<Self> {
         let path = state.join(FILE_NAME);
         let recalled = if anew {
             Recalled::default()
         } else {
-            recall(state, &owner)
+            recall(state, owner)
         };
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         let mut length = recalled.length;
@@ -127,17 +126,10 @@ impl Record {
         }
         Ok(Self {
             path,
-            owner,
             file,
             length,
             mark: recalled.mark,
         })
-    }
-
-    /// Whose it is.
-    #[must_use]
-    pub fn owner(&self) -> &Owner {
-        &self.owner
     }
 
     /// True when it is so long that the server is to tell everything anew.
@@ -213,7 +205,7 @@ mod tests {
     #[test]
     fn what_was_told_is_known_after_a_restart_and_to_nobody_else() {
         let dir = tempfile::tempdir().unwrap();
-        let mut record = Record::open(dir.path(), owner(1), false).unwrap();
+        let mut record = Record::open(dir.path(), &owner(1), false).unwrap();
         keep(&mut record, &gone("one"));
         keep(&mut record, &message::renew());
         keep(&mut record, &message::mark(5));
@@ -223,7 +215,7 @@ mod tests {
         drop(record);
         let recalled = recall(dir.path(), &owner(1));
         assert_eq!((recalled.messages.len(), recalled.mark, recalled.renew), (1, 5, true));
-        let mut record = Record::open(dir.path(), owner(1), false).unwrap();
+        let mut record = Record::open(dir.path(), &owner(1), false).unwrap();
         keep(&mut record, &gone("two"));
         record.renewed(false).unwrap();
         keep(&mut record, &message::mark(6));
@@ -231,7 +223,7 @@ mod tests {
         let recalled = recall(dir.path(), &owner(1));
         assert_eq!((recalled.messages.len(), recalled.mark, recalled.renew), (2, 6, false));
         assert_eq!(recall(dir.path(), &owner(2)).mark, 0);
-        Record::open(dir.path(), owner(2), false).unwrap();
+        Record::open(dir.path(), &owner(2), false).unwrap();
         assert_eq!(recall(dir.path(), &owner(1)).mark, 0, "replaced");
     }
 
@@ -239,7 +231,7 @@ mod tests {
     fn a_torn_end_is_left_out_and_what_is_anew_begins_empty() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
-        let mut record = Record::open(dir.path(), owner(1), false).unwrap();
+        let mut record = Record::open(dir.path(), &owner(1), false).unwrap();
         keep(&mut record, &gone("one"));
         keep(&mut record, &message::mark(5));
         keep(&mut record, &gone("two"));
@@ -250,7 +242,7 @@ mod tests {
             let recalled = recall(dir.path(), &owner(1));
             assert!(recalled.messages.len() <= 1 && [0, 5].contains(&recalled.mark), "{cut}");
             keep(
-                &mut Record::open(dir.path(), owner(1), false).unwrap(),
+                &mut Record::open(dir.path(), &owner(1), false).unwrap(),
                 &message::mark(9),
             );
             let again = recall(dir.path(), &owner(1));
@@ -260,7 +252,7 @@ mod tests {
                 "{cut}"
             );
         }
-        let record = Record::open(dir.path(), owner(1), true).unwrap();
+        let record = Record::open(dir.path(), &owner(1), true).unwrap();
         assert!(!record.is_full());
         assert_eq!(recall(dir.path(), &owner(1)).messages.len(), 0);
     }

@@ -12,7 +12,7 @@ use coterie_api::{
 };
 use coterie_control::{
     bundle::{BundleError, Keys},
-    follow::{MAX_MESSAGE, Message},
+    follow::{MAX_MESSAGE, Message, message},
 };
 use coterie_model::{Instant, UnixTime};
 use tokio::{
@@ -129,6 +129,9 @@ impl Thread {
 
     /// Runs until the loop is gone or the machine was forked.
     pub(super) async fn run(mut self) {
+        if self.follower.mark() != 0 {
+            self.open_record(false);
+        }
         loop {
             while let Some(step) = self.follower.step(now()) {
                 self.take_step(step);
@@ -256,7 +259,7 @@ impl Thread {
                 self.time = (time, at);
                 self.revision = revision;
                 self.follower.applied(mark, at);
-                self.keep(&[], &Message::Mark(mark));
+                self.keep(&message::mark(mark)[4..], &Message::Mark(mark));
             }
             Say::Resolve(asked) => self.resolve(asked),
             Say::Explained(explained) => self.say("/v1/node/explained", explained),
@@ -357,10 +360,9 @@ impl Thread {
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Connected(number, _) if number != self.number => {}
-            Done::Connected(_, Ok(link)) if self.follower.state() == State::Connecting => self.connected(link),
-            Done::Connected(..) if self.follower.state() != State::Connecting => {}
-            Done::Connected(_, Ok(_)) => {}
+            // Another connection is being made, or none.
+            Done::Connected(number, _) if number != self.number || self.follower.state() != State::Connecting => {}
+            Done::Connected(_, Ok(link)) => self.connected(link),
             Done::Connected(_, Err(error)) => {
                 self.in_trouble(&error);
                 self.follower.disconnected(now());
@@ -391,17 +393,9 @@ impl Thread {
             mark = self.follower.mark(),
             "following the server"
         );
-        let anew = self.follower.mark() == 0;
-        if anew
-            || self
-                .record
-                .as_ref()
-                .is_none_or(|r| *r.owner() != self.credentials.owner())
-        {
-            let opened = Record::open(&self.options.state, self.credentials.owner(), anew);
-            self.record = opened
-                .inspect_err(|error| tracing::warn!(%error, "what the server tells cannot be kept for the next start"))
-                .ok();
+        // Behind a mark only changes are told: a record that was given up in between would lack what they change.
+        if self.follower.mark() == 0 {
+            self.open_record(true);
         }
         let connection = link.0.clone();
         self.link = Some(link);
@@ -419,6 +413,13 @@ impl Thread {
         if self.farewell.is_some() {
             self.take_leave();
         }
+    }
+
+    fn open_record(&mut self, anew: bool) {
+        let opened = Record::open(&self.options.state, &self.credentials.owner(), anew);
+        self.record = opened
+            .inspect_err(|error| tracing::warn!(%error, "what the server tells cannot be kept for the next start"))
+            .ok();
     }
 
     fn take_frame(&mut self, permit: OwnedSemaphorePermit, frame: Result<Option<Bytes>, RemoteError>) {
@@ -457,20 +458,7 @@ impl Thread {
     /// Keeps a message for the next start. Marks are kept when the loop has applied them.
     fn keep(&mut self, bytes: &[u8], message: &Message) {
         let Some(record) = &mut self.record else { return };
-        let kept = match message {
-            Message::Mark(mark) => {
-                let framed = coterie_control::follow::message::mark(*mark);
-                record.keep(&framed[4..], message)
-            }
-            Message::Pulse(_)
-            | Message::Revocations(_)
-            | Message::Manifests(..)
-            | Message::View(_)
-            | Message::Renew
-            | Message::Knocks(_)
-            | Message::Explain { .. } => record.keep(bytes, message),
-        };
-        if let Err(error) = kept {
+        if let Err(error) = record.keep(bytes, message) {
             tracing::warn!(%error, "what the server tells cannot be kept for the next start");
             self.record = None;
         } else if record.is_full() {
@@ -524,6 +512,11 @@ impl Thread {
     fn take_bundle(&mut self, keys: Keys, answer: Result<Bytes, RemoteError>) {
         let at = now();
         let bundle = match answer {
+            // It was on its way while the node became somebody else.
+            Ok(_) if *keys.static_key().public() != self.credentials.static_key() => {
+                self.follower.not_renewed(at);
+                return;
+            }
             Ok(bundle) => bundle,
             Err(error) => {
                 self.in_trouble(&error);

@@ -474,15 +474,10 @@ fn members_that_no_view_names_are_found_by_asking() {
     within_namespaces(|| {
         let mut served = Served::new(FILE, "web");
         served.keeper().manners.tells_nobody = true;
+        // Its bundle names nobody who is not there yet.
+        let one = Machine::up(&served, "one", 11);
         let two = Machine::up(&served, "two", 12);
         let three = Machine::up(&served, "three", 13);
-        let one = Machine::up(&served, "one", 11);
-        // Its bundle names the others: what the server told last counts.
-        {
-            let mut keeper = served.keeper();
-            let tag = keeper.enclave.tag(&name("all")).expect("a community");
-            keeper.tell_all(&message::change(tag, &[], &[name("two"), name("three")]));
-        }
         one.wait("nobody", |status| status.peers.is_empty() && is_following(status));
         one.ping("two").expect("found by its name");
         assert_eq!(one.peers().len(), 1);

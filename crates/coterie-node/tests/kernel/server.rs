@@ -55,7 +55,7 @@ pub(crate) struct Keeper {
     pub(crate) token: Token,
     template: Name,
     pub(crate) revision: u64,
-    streams: Vec<(Name, mpsc::UnboundedSender<Bytes>)>,
+    streams: Vec<mpsc::UnboundedSender<Bytes>>,
     /// The ticket that was given last.
     pub(crate) ticket: Option<Ticket>,
     /// With each application: the ticket, as it was shown.
@@ -65,7 +65,6 @@ pub(crate) struct Keeper {
     pub(crate) explained: Vec<v1::NodeExplained>,
     pub(crate) byes: Vec<Name>,
     pub(crate) ready: u32,
-    pub(crate) renewed: u32,
     /// Bad manners.
     pub(crate) manners: Manners,
 }
@@ -109,7 +108,6 @@ impl Served {
             explained: Vec::new(),
             byes: Vec::new(),
             ready: 0,
-            renewed: 0,
             manners: Manners::default(),
         };
         let mut this = Self {
@@ -316,7 +314,7 @@ impl Keeper {
     /// Tells everybody who follows.
     pub(crate) fn tell(&mut self, messages: &[Vec<u8>]) {
         let bytes = Bytes::from(messages.concat());
-        self.streams.retain(|(_, stream)| stream.send(bytes.clone()).is_ok());
+        self.streams.retain(|stream| stream.send(bytes.clone()).is_ok());
     }
 
     /// Tells everybody who follows what is so now, as a change.
@@ -341,7 +339,6 @@ impl Keeper {
         match path {
             "/v1/node/follow" => self.follow(&member, body),
             "/v1/node/bundle" => {
-                self.renewed += 1;
                 if let Some(bundle) = &self.manners.gives {
                     return whole(StatusCode::OK, bundle.clone());
                 }
@@ -408,7 +405,7 @@ impl Keeper {
         }
         all.push(message::mark(self.revision));
         say.send(all.concat().into()).expect("it listens");
-        self.streams.push((member.clone(), say));
+        self.streams.push(say);
         Response::new(Words(words).boxed())
     }
 

@@ -82,6 +82,8 @@ struct Play<'a> {
     sent: Vec<Vec<u8>>,
     served: Vec<Request>,
     answer: Vec<u8>,
+    /// The server makes a member of whoever applies: nobody else is to be let in by the token, and the answer is on its way.
+    is_spent_at_once: bool,
     got: Option<Vec<u8>>,
 }
 
@@ -98,6 +100,7 @@ impl<'a> Play<'a> {
             sent: vec![],
             served: vec![],
             answer,
+            is_spent_at_once: false,
             got: None,
         }
     }
@@ -123,6 +126,9 @@ impl<'a> Play<'a> {
             }
             for n in 0..self.doors.len() {
                 while let Some(request) = self.doors[n].1.poll_request() {
+                    if self.is_spent_at_once {
+                        self.doors[n].1.handle_knocks(vec![]);
+                    }
                     self.doors[n].1.answer(request.visit, self.answer.clone(), self.now);
                     self.served.push(request);
                 }
@@ -279,39 +285,12 @@ fn a_token_that_is_taken_away_ends_its_visits() {
 
 #[test]
 fn the_answer_to_who_spent_the_token_comes_through() {
-    let (mut v, mut d) = (visitor(TOKEN, &[1], bytes(3000)), door(1));
-    let mut now = Instant::ZERO;
-    let (mut sent, mut got) = (0, None);
-    while got.is_none() && now.since_boot() < Duration::from_secs(30) {
-        v.handle_timeout(now);
-        d.handle_timeout(now);
-        loop {
-            let mut quiet = true;
-            while let Some(out) = v.poll_transmit() {
-                quiet = false;
-                d.handle_outside(&mut out.bytes.clone(), at(VISITOR), |_| false, UnixTime(1), now);
-            }
-            while let Some(request) = d.poll_request() {
-                // The server made a member of it: nobody else is to be let in by the token, and the answer is on its way.
-                d.handle_knocks(vec![]);
-                d.answer(request.visit, bytes(30_000), now);
-            }
-            while let Some(out) = d.poll_transmit() {
-                quiet = false;
-                sent += 1;
-                let lost = sent % 3 == 0;
-                if !lost {
-                    let (_, answer) = v.handle_outside(&mut out.bytes.clone(), now);
-                    got = answer.or(got);
-                }
-            }
-            if quiet {
-                break;
-            }
-        }
-        now = now + Duration::from_millis(50);
-    }
-    assert_eq!(got, Some(bytes(30_000)));
+    let mut play = Play::new(visitor(TOKEN, &[1], bytes(3000)), &[1], bytes(30_000));
+    play.lost = Box::new(|n| n % 3 == 2);
+    play.is_spent_at_once = true;
+    assert!(play.run(Duration::from_secs(30)).is_some());
+    assert_eq!(play.got, Some(bytes(30_000)));
+    let (d, now) = (&mut play.doors[0].1, play.now);
     let from = at("192.0.2.77:9");
     let other = d.handle_outside(&mut call_of(7, TOKEN), from, |_| false, UnixTime(1), now);
     assert_eq!(other, None, "the token opens the door to nobody");

@@ -175,8 +175,7 @@ impl Node {
         caller: Caller,
         now: Instant,
     ) -> Result<(Proved, InitiationPayload), DropReason> {
-        let refused = !self.membership.is_fresh() || self.membership.is_revoked(self.keys.public());
-        if refused || self.membership.own_statement(key.tag, now).is_none() {
+        if !self.membership.is_fresh() || self.is_refused() || self.membership.own_statement(key.tag, now).is_none() {
             return Err(DropReason::MembershipEnded);
         }
         let claimed = responder::claimed(&self.keys, key, framed).map_err(|_refused| DropReason::Forged)?;

@@ -54,7 +54,7 @@ impl Node {
 
     /// The community that will carry a session with `id` (¶39).
     pub(super) fn choose_for(&self, id: PeerId, now: Instant) -> Result<CommunityTag, DropReason> {
-        if !self.membership.is_fresh() || self.membership.is_revoked(self.keys.public()) {
+        if !self.membership.is_fresh() || self.is_refused() {
             return Err(DropReason::MembershipEnded);
         }
         if let Some(c) = chosen(&self.weigh(id, now)) {

@@ -407,6 +407,12 @@ impl Node {
         self.membership.difference().0
     }
 
+    /// Whether this node itself is among those who are refused.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.membership.is_revoked(self.keys.public())
+    }
+
     /// This node's static key.
     #[must_use]
     pub fn static_key(&self) -> &PublicKey {

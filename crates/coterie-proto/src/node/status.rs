@@ -178,7 +178,7 @@ impl Node {
             time: self.membership.time(now),
             forked: self.forked,
             revision: self.membership.known().1,
-            refused: self.membership.is_revoked(self.keys.public()),
+            refused: self.is_refused(),
             communities: communities.collect(),
             peers: self.by_name.values().map(|id| self.peer_status(*id, now)).collect(),
             counts: self.counts.clone(),

@@ -227,7 +227,7 @@ impl Node {
 
     /// Ends what revocation ended: where it is this node itself that is refused, everything, for nobody listens any more.
     pub(super) fn drop_revoked(&mut self) {
-        let own = self.membership.is_revoked(self.keys.public());
+        let own = self.is_refused();
         for id in 0..self.peers.len() {
             let revoked = own
                 || self.peers[id]
