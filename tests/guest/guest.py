@@ -21,6 +21,8 @@ from pathlib import Path
 
 from image import CACHE, Missing, disk, require
 
+CHECKS = Path(__file__).resolve().parent / "checks.sh"
+
 INSIDE = "GUEST_TEST_INSIDE"
 PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "unshare": "util-linux", "ip": "iproute2", "mkfs.ext4": "e2fsprogs",
             "taskset": "util-linux", "setpriv": "util-linux"}
@@ -148,6 +150,18 @@ class Guest:
         if line[0] != "=":
             raise RuntimeError(f"guest {self.name} started anew while a script ran; {self.end_of_console()}")
         return int(line[1:]), "\n".join(printed)
+
+    def checks(self, script, part, before=""):
+        """Runs one part of a script of checks behind checks.sh, showing its lines as they come. Gives back how many checks passed
+        and how many failed; a script that ends in the middle is one of them."""
+        text = "\n".join((before, f"set -- {part}", CHECKS.read_text(), script.read_text()))
+        status, printed = self.run(text, seconds=300, show=lambda line: print(line, flush=True))
+        lines = printed.splitlines()
+        passed, failed = (sum(line.startswith(word) for line in lines) for word in ("ok ", "FAILED "))
+        if status != 0:
+            print(f"FAILED {part}: the script ended with {status}")
+            failed += 1
+        return passed, failed
 
     def reboot(self):
         """Starts the guest anew, as its own administrator would; what it has written stays."""

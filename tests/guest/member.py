@@ -130,12 +130,14 @@ def by_source(site, vm, report):
     vm.is_not_reached(inside)
     report.ok("reboot without a token: the old keys, though on its disk, let it in nowhere")
 
-    # The door knows the tokens that are worth something, and is as silent to others as to noise.
     vm.must(f"rm /run/ended; echo '{token}' >/run/token; sh /run/serve >/dev/null 2>&1 3>&- &")
-    until("it has tried", lambda: "no enrolment yet" in vm.must("cat /run/log"))
+    said = vm.ended()
+    expect("refuses this machine" in said, f"it says {said}")
+    refusal = site.newest("member.refuse")
+    expect("used" in refusal["detail"]["reason"] and refusal["detail"]["door"] == "gate-1", f"the audit log says {refusal}")
     expect(site.newest("member.enrol", vm.name)["seq"] == entry["seq"], "it has enrolled")
     vm.is_not_reached(inside)
-    report.ok("the spent token: the door does not open")
+    report.ok(f"the spent token: refused; the audit log says: {refusal['detail']['reason']}")
 
     vm.reboot(site.token("sourced", vm.name))
     report.ok(f"reboot with a new token: {vm.time_to_answer()}")

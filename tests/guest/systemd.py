@@ -69,10 +69,10 @@ def test(programs, disk, work):
             must(guests[-1].run(INSTALL))
         two, one = guests
         must(two.run("coterie up --bundle /mnt/two.bundle --keys /mnt/two.keys"))
-        counts = [run_part(one, "running")]
+        counts = [one.checks(HERE / "systemd.sh", "running")]
         for part in ("booted", "booted_with_a_damaged_bundle"):
             print(f"guest one up again after {one.reboot():.1f} s", flush=True)
-            counts.append(run_part(one, part))
+            counts.append(one.checks(HERE / "systemd.sh", part))
     finally:
         for guest in guests:
             guest.close()
@@ -80,18 +80,6 @@ def test(programs, disk, work):
     print(f"took {time.monotonic() - began:.0f} s")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
-
-
-def run_part(guest, part):
-    """Runs one part of systemd.sh, showing its lines as they come."""
-    script = (HERE / "systemd.sh").read_text()
-    status, text = guest.run(f"set -- {part}\n{script}", seconds=300, show=lambda line: print(line, flush=True))
-    lines = text.splitlines()
-    passed, failed = (sum(line.startswith(word) for line in lines) for word in ("ok ", "FAILED "))
-    if status != 0:
-        print(f"FAILED {part}: the script ended with {status}")
-        failed += 1
-    return passed, failed
 
 
 def prepare(programs, work):

@@ -1,33 +1,7 @@
-# Runs in guest `one` of systemd.py, as root, with the part to run as $1. A line a check: `ok` or `FAILED`, what was checked,
-# and what was measured. The limits are for an emulated processor, which is some twenty times slower than the real one.
+# Runs in guest `one` of systemd.py behind checks.sh, as root, with the part to run as $1.
 set -uo pipefail
 unit=coteried.service
-measured=
-
-check() {
-    local name=$1
-    shift
-    if "$@"; then echo "ok      $name${measured:+: $measured}"; else
-        echo "FAILED  $name${measured:+: $measured}"
-        journalctl --unit "$unit" --lines 8 --output cat --no-pager | sed 's/^/        /'
-    fi
-    measured=
-}
-await() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        [ "$SECONDS" -lt "$end" ] || return 1
-        sleep 0.02
-    done
-}
-show() { systemctl show --property "$1" --value "$unit"; }
-pid() { show MainPID; }
 says() { coterie status 2>&1 | grep -q "$1"; }
-is() {
-    measured="$1 is $(show "$1")"
-    [ "$(show "$1")" = "$2" ]
-}
 # Milliseconds from one time stamp of the unit to another; at most $3.
 took() {
     local ms=$((($(show "$2") - $(show "$1")) / 1000))

@@ -49,23 +49,18 @@ def test(programs, packages, disk, work):
     for package in map(Path, made.stdout.split()):
         shutil.copy(package, files / f"old-{package.name.split('_')[0]}.deb")
     guest = Guest(work, "one", disk, Bridge("wire", "198.51.100.254/24"), "198.51.100.1/24", files)
-    counts = [0, 0]
+    counts = []
     try:
         print(f"guest up after {guest.wait():.1f} s", flush=True)
         for part in PARTS:
             if part != PARTS[0]:
                 print(f"guest up again after {guest.reboot():.1f} s", flush=True)
-            script = f"mount -o ro /dev/vdb /mnt\nset -- {part}\n{(HERE / 'guest.sh').read_text()}"
-            status, text = guest.run(script, seconds=300, show=lambda line: print(line, flush=True))
-            for index, word in enumerate(("ok ", "FAILED ")):
-                counts[index] += sum(line.startswith(word) for line in text.splitlines())
-            if status != 0:
-                print(f"FAILED {part}: the script ended with {status}")
-                counts[1] += 1
+            counts.append(guest.checks(HERE / "guest.sh", part, before="mount -o ro /dev/vdb /mnt"))
     finally:
         guest.close()
-    print(f"{counts[0]} passed, {counts[1]} failed, in {time.monotonic() - began:.0f} s")
-    return 1 if counts[1] else 0
+    passed, failed = (sum(part) for part in zip(*counts))
+    print(f"{passed} passed, {failed} failed, in {time.monotonic() - began:.0f} s")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

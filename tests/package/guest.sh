@@ -1,35 +1,9 @@
-# Runs in the guest of guest.py, as root, with the part to run as $1. A line a check: `ok` or `FAILED`, what was checked, and what
-# was measured.
+# Runs in the guest of guest.py behind tests/guest/checks.sh, as root, with the part to run as $1.
 set -uo pipefail
 unit=coterie-server.service
 state=/var/lib/coterie-server
 export DEBIAN_FRONTEND=noninteractive HOME=/var/tmp
-measured=
-
-check() {
-    local name=$1
-    shift
-    if "$@"; then echo "ok      $name${measured:+: $measured}"; else
-        echo "FAILED  $name${measured:+: $measured}"
-        journalctl --unit "$unit" --lines 8 --output cat --no-pager | sed 's/^/        /'
-    fi
-    measured=
-}
-await() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        [ "$SECONDS" -lt "$end" ] || return 1
-        sleep 0.05
-    done
-}
 refused() { ! "$@"; }
-show() { systemctl show --property "$1" --value "$unit"; }
-pid() { show MainPID; }
-is() {
-    measured="$1 is $(show "$1")"
-    [ "$(show "$1")" = "$2" ]
-}
 is_active() { systemctl is-active --quiet "$1"; }
 logged() { journalctl --unit "$1" --output cat --no-pager --since "$2" | grep -- "$3" >/dev/null; }
 # Through the service manager, as the server itself would: with its user and its credential.

@@ -212,8 +212,9 @@ impl Read {
         row.map(|row| row.time("ended")).transpose()
     }
 
-    /// The tokens that one may knock with at the enclave's doors, the newest first, at most 1,024: those that can make a
-    /// member, and those that cannot any more but made one that may come back with a ticket. None that was revoked.
+    /// The tokens that one may knock with at the enclave's doors, at most 1,024: the newest of those that can make a member, then
+    /// of those that are used up, so that who shows one is refused by the server, which tells of it. One whose time is over is
+    /// among them as long as it made a member that may come back with a ticket; one that was revoked is not.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when there is no such enclave; [`StoreError::Damaged`] when a secret does not open.
@@ -221,9 +222,9 @@ impl Read {
         let key = self.key_of_enclave(enclave).await?;
         let query = sqlx::query(
             "SELECT * FROM tokens t WHERE enclave_id = $1 AND revoked_at IS NULL \
-             AND ((not_after >= $2 AND uses_made < uses_allowed) \
+             AND (not_after >= $2 \
              OR EXISTS (SELECT 1 FROM tickets k WHERE k.enclave_id = t.enclave_id AND k.token_id = t.id)) \
-             ORDER BY created DESC, id DESC LIMIT $3",
+             ORDER BY CASE WHEN uses_made < uses_allowed THEN 0 ELSE 1 END, created DESC, id DESC LIMIT $3",
         )
         .bind(&enclave.0[..])
         .bind(stored_time(now)?)

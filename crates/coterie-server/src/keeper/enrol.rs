@@ -260,12 +260,7 @@ impl State {
             .use_token(token.id, member, name, entrance.source.ip(), hand.now)
             .await?
         {
-            TokenUse::Used(token) => {
-                if token.uses_made >= token.uses_allowed {
-                    self.knocking = None;
-                }
-                Ok(Right::Token(token))
-            }
+            TokenUse::Used(token) => Ok(Right::Token(token)),
             TokenUse::Refused(refusal) => Err(Refusal::Token(refusal).into()),
         }
     }

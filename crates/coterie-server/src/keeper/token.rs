@@ -134,8 +134,11 @@ impl State {
 
     /// A token as doors know it: one that ended still opens them to who comes back with a ticket.
     fn knocked(&self, PresentedToken { token, secret, .. }: PresentedToken, now: UnixTime) -> Token {
-        let is_over = token.not_after < now || token.uses_made >= token.uses_allowed;
-        let not_after = if is_over { now.plus(RETURNING) } else { token.not_after };
+        let not_after = if token.not_after < now {
+            now.plus(RETURNING)
+        } else {
+            token.not_after
+        };
         Token::from_parts(
             token.id.0,
             secret,
