@@ -70,7 +70,7 @@ pub(crate) enum Command {
     /// Make, list and remove tenants; for the server's operator
     #[command(subcommand)]
     Tenant(server::tenant::TenantCommand),
-    /// Make, check and change an enclave from its file, without a server
+    /// Make, check and change an enclave from its file, without a server; remove one from a server
     #[command(subcommand)]
     Enclave(EnclaveCommand),
     /// Make, show and check bundles, which make machines members

@@ -77,6 +77,15 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * factor).map_err(|_| fault())
 }
 
+/// A span that a server keeps, which counts whole seconds: at least one.
+pub(crate) fn parse_lasting_span(text: &str) -> Result<Duration, String> {
+    let span = parse_span(text)?;
+    if span.as_secs() == 0 {
+        return Err(format!("`{text}` is over at once; write 1s or more"));
+    }
+    Ok(span)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +98,10 @@ mod tests {
         assert_eq!(parse_span("30d"), Ok(Duration::from_secs(30 * 86_400)));
         for bad in ["", "s", "-1s", "1 s", "1w", "1e3", "..s", "99999999999999999999d"] {
             assert!(parse_span(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_lasting_span("1.5s"), Ok(Duration::from_millis(1500)));
+        for bad in ["0", "0s", "999ms", "1w"] {
+            assert!(parse_lasting_span(bad).is_err(), "{bad}");
         }
         assert_eq!(span(Duration::from_secs(59 * 60)), "59 min");
         assert_eq!(date(UnixTime(951_782_400)), "2000-02-29T00:00:00Z");

@@ -49,6 +49,10 @@ pub(crate) fn run(arguments: &ExplainArguments) -> anyhow::Result<()> {
     match (arguments.members.as_slice(), enclave_file) {
         ([from, to], None) if arguments.server || server::profile::Profile::is_there() => {
             let (from, to) = (name(from)?, name(destination(to))?);
+            if from == to {
+                let message = format!("{from} is asked to reach itself; name two different members");
+                return Err(Stop::because(Exit::Usage, message));
+            }
             server::explain::run(&from, &to, &arguments.enclave, arguments.output)
         }
         ([_], None) if arguments.server => {

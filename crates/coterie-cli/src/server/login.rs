@@ -28,10 +28,11 @@ const MAX_KEY: usize = 256;
 
 #[derive(Debug, Args)]
 pub(crate) struct LoginArguments {
-    /// Where the server is: https://HOST[:PORT]
+    /// Where the server is: https://HOST, or https://HOST:PORT
     #[arg(value_name = "URL")]
     server: Address,
-    /// The server's CA, in PEM; without it the CA's fingerprint is shown and asked about
+    /// The server's CA, in PEM; without it the one of the last login at the same server, else the CA's fingerprint is shown and
+    /// asked about
     #[arg(long, value_name = "FILE", env = "COTERIE_CA", conflicts_with = "fingerprint")]
     ca: Option<PathBuf>,
     /// SHA-256 fingerprint of the server's CA, as its operator told it
@@ -46,7 +47,11 @@ pub(crate) fn login(arguments: &LoginArguments) -> anyhow::Result<()> {
     let server = &arguments.server;
     let ca = match (&arguments.ca, arguments.fingerprint) {
         (Some(path), _) => profile::read_ca(path)?,
-        (None, pinned) => shown_ca(server, pinned)?,
+        (None, Some(pinned)) => shown_ca(server, Some(pinned))?,
+        (None, None) => match Profile::ca_of(server) {
+            Some(ca) => ca,
+            None => shown_ca(server, None)?,
+        },
     };
     let key = key(arguments.key_file.as_deref())?;
     let remote = Remote::open(server, Trust::from_pem(ca.as_bytes())?, &key)?;

@@ -25,7 +25,7 @@ pub(crate) enum KeyCommand {
         #[arg(long, value_enum)]
         role: RoleArgument,
         /// How long the key is good; without it for ever
-        #[arg(long, value_name = "SPAN", value_parser = clock::parse_span)]
+        #[arg(long, value_name = "SPAN", value_parser = clock::parse_lasting_span)]
         ttl: Option<Duration>,
         /// How to print it
         #[arg(long, short, value_enum, default_value_t)]
@@ -81,7 +81,7 @@ pub(crate) fn run(command: &KeyCommand) -> anyhow::Result<()> {
             let request = NewPrincipal {
                 name: name.clone(),
                 role: Role::from(*role),
-                ttl_seconds: ttl.map(|ttl| ttl.as_secs().max(1)),
+                ttl_seconds: ttl.map(|ttl| ttl.as_secs()),
             };
             print(&remote.post("/v1/principals", &request)?, *output)
         }

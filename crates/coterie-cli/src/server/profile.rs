@@ -76,6 +76,12 @@ impl Profile {
             || path().is_ok_and(|path| path.exists())
     }
 
+    /// The CA of the last login, if it was at this server. A login that cannot be read is none: another is about to take its place.
+    pub(crate) fn ca_of(server: &Address) -> Option<String> {
+        let stored = Self::stored().ok().flatten()?;
+        (stored.server == *server).then_some(stored.ca)
+    }
+
     /// Keeps it for later commands, for its owner's eyes alone.
     pub(crate) fn store(&self) -> anyhow::Result<PathBuf> {
         let path = path()?;

@@ -1,6 +1,7 @@
 //! `coterie token`: what lets machines ask to become members.
 
 use std::io::IsTerminal as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -48,21 +49,22 @@ pub(crate) struct CreateArguments {
     /// The template of the members that it makes
     #[arg(long, short, value_parser = Name::new)]
     template: Name,
-    /// The one name that its member may have; otherwise the machine says its own
+    /// The one name that its member may have: the machine's host name, unless `coteried --name` says another; without it the
+    /// machine may say any
     #[arg(long, short, value_parser = Name::new, conflicts_with = "uses")]
     name: Option<Name>,
     /// How many members it makes
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     uses: u32,
     /// How long it can be used
-    #[arg(long, value_name = "SPAN", default_value = "30m", value_parser = clock::parse_span)]
+    #[arg(long, value_name = "SPAN", default_value = "30m", value_parser = clock::parse_lasting_span)]
     ttl: Duration,
     /// Its members end when they were not seen for so long
     #[arg(long, value_name = "SPAN", num_args = 0..=1, require_equals = true, default_missing_value = "10m")]
-    #[arg(value_parser = clock::parse_span)]
+    #[arg(value_parser = clock::parse_lasting_span)]
     ephemeral: Option<Duration>,
-    /// Where it can be used from, such as 192.0.2.0/24
-    #[arg(long, value_name = "CIDR")]
+    /// Where it can be used from, such as 192.0.2.0/24 or 192.0.2.7
+    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     from: Option<IpNet>,
     #[command(flatten)]
     enclave: EnclaveArgument,
@@ -84,15 +86,14 @@ pub(crate) fn run(command: &TokenCommand) -> anyhow::Result<()> {
 }
 
 fn create(arguments: &CreateArguments) -> anyhow::Result<()> {
-    let seconds = |span: Duration| span.as_secs().max(1);
     let remote = Remote::connect()?;
     let enclave = arguments.enclave.resolve(&remote)?;
     let request = NewToken {
         template: arguments.template.clone(),
         member: arguments.name.clone(),
         uses: arguments.uses,
-        ttl_seconds: seconds(arguments.ttl),
-        ephemeral_seconds: arguments.ephemeral.map(seconds),
+        ttl_seconds: arguments.ttl.as_secs(),
+        ephemeral_seconds: arguments.ephemeral.map(|span| span.as_secs()),
         from: arguments.from.map(|network| network.trunc().to_string()),
     };
     let made: TokenMade = remote.post(&enclave_path(&enclave, "/tokens"), &request)?;
@@ -104,6 +105,16 @@ fn create(arguments: &CreateArguments) -> anyhow::Result<()> {
         eprintln!("{}", told(&made, &request, clock::now()));
     }
     Ok(())
+}
+
+/// A network, or an address, which is a network of one.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let fault =
+        || format!("`{text}` is no network; write an address, or one with the length of its prefix: 192.0.2.0/24");
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(address.into()),
+        Err(_) => text.parse().map_err(|_| fault()),
+    }
 }
 
 fn told(made: &TokenMade, request: &NewToken, now: UnixTime) -> String {
@@ -277,6 +288,20 @@ mod tests {
             assert!(find(&tokens, bad).is_err(), "{bad}");
         }
         assert!(find(&tokens[..1], "").is_err(), "nothing is no id");
+    }
+
+    #[test]
+    fn where_a_token_is_used_from_may_be_one_address() {
+        for (text, expected) in [
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("fd00::1", "fd00::1/128"),
+        ] {
+            assert_eq!(parse_network(text).unwrap().to_string(), expected);
+        }
+        for bad in ["", "nonsense", "192.0.2.0/33"] {
+            assert!(parse_network(bad).unwrap_err().contains("192.0.2.0/24"), "{bad}");
+        }
     }
 
     #[test]

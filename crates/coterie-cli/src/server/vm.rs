@@ -85,7 +85,8 @@ fn each(arguments: &VmArguments, act: &Act) -> anyhow::Result<()> {
     let mut all = Vec::new();
     for name in &arguments.names {
         let path = enclave_path(&enclave, &format!("/members/{name}/{}", act.path));
-        let cut_off: CutOff = remote.post_empty(&path)?;
+        let answer = remote.post_empty(&path);
+        let cut_off: CutOff = answer.with_context(|| format!("member {name} cannot be {}", act.done))?;
         if arguments.output == Format::Text {
             output::print(&told(&cut_off, act))?;
         }

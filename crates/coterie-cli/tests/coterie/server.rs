@@ -216,6 +216,13 @@ fn a_login_needs_a_server_that_is_known_and_a_key_that_is_good() {
     site.write("key", &key);
     site.run(&["login", &url, "--ca", "server/ca.pem", "--key-file", "key"])
         .ended(0);
+    let known = site.run(&["login", &url, "--key-file", "key"]).ended(0);
+    assert!(
+        !known.stderr.contains("fingerprint"),
+        "whoever was asked is not asked again: {known:?}"
+    );
+    site.write("config/coterie/server.json", "no login");
+    site.run(&["login", &url, "--key-file", "key"]).ended(2);
     site.run(&["logout"]).ended(0);
     assert!(!stored.exists());
     let unknown = site.run(&["tenant", "list"]).ended(2);

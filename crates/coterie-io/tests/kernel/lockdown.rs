@@ -574,6 +574,12 @@ fn the_inside_stays_usable_and_never_falls_back_to_the_outside() {
     );
 }
 
+/// What is missing, in words.
+fn told(lockdown: &Lockdown) -> Vec<String> {
+    let gaps = lockdown.check().expect("checked");
+    gaps.iter().map(ToString::to_string).collect()
+}
+
 #[test]
 fn a_check_names_exactly_what_is_missing() {
     with_namespaces(module_path!(), "a_check_names_exactly_what_is_missing", || {
@@ -608,12 +614,7 @@ fn a_check_names_exactly_what_is_missing() {
                 ..lockdown.clone()
             };
             assert!(other.install().expect("installed").egress);
-            let gaps: Vec<String> = lockdown
-                .check()
-                .expect("checked")
-                .iter()
-                .map(ToString::to_string)
-                .collect();
+            let gaps = told(&lockdown);
             assert!(
                 gaps.contains(&"firewall: chain outside-out has reject-tcp where allow belongs".into()),
                 "{gaps:?}"
@@ -634,12 +635,7 @@ fn a_check_names_exactly_what_is_missing() {
                 .del_rule(rules.iter().find(|rule| rule.priority == 5_006).expect("there"))
                 .expect("removed");
             std::fs::write("/proc/sys/net/ipv4/conf/out0/src_valid_mark", "0").expect("set");
-            let gaps: Vec<String> = lockdown
-                .check()
-                .expect("checked")
-                .iter()
-                .map(ToString::to_string)
-                .collect();
+            let gaps = told(&lockdown);
             let rule = format!("routing: no rule IPv6 5006: not from all fwmark {MARK:#x}/0xffffffff prohibit");
             assert_eq!(gaps, ["device: src_valid_mark of out0 is off".to_owned(), rule]);
 
