@@ -62,6 +62,8 @@ pub enum Say {
     },
     /// The bundle that came is in use; the journal says so when this is on disk.
     Taken(std::fs::File),
+    /// A list of revocations that the server may have forgotten, as it was signed.
+    Shown(Vec<u8>),
     /// The machine goes for good; who is to hear what came of it.
     Bye(SyncSender<Reply>),
     /// Nobody is followed any more, or the machine was forked: nothing of its keys may stay.

@@ -41,6 +41,10 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/v1/node/resolve", post(resolve))
         .route("/v1/node/explained", post(explained))
         .route("/v1/node/ready", post(ready))
+        .route(
+            "/v1/node/revocations",
+            post(revocations).layer(DefaultBodyLimit::max(v1::MAX_REVOCATIONS)),
+        )
         .route("/v1/node/bye", post(bye))
         .fallback(|| async { Refusal::NoEndpoint })
         .layer(DefaultBodyLimit::max(v1::MAX_APPLICATION))
@@ -177,7 +181,8 @@ async fn follow(
         // An old backup was restored: what was refused since is not known here any more.
         tracing::warn!(
             enclave = %node.keeper.name, member = %name, theirs = asked.revocations, ours = known,
-            "a node knows newer revocations than this server: an older state was restored; revoke again what was revoked since"
+            "a node knows newer revocations than this server: an older state was put in the place of the newest; `coterie-server \
+             restore` is the way, after which nodes show whom to refuse again"
         );
         server.metrics.rollback_noticed();
     }
@@ -287,6 +292,17 @@ async fn ready(Extension(node): Extension<Node>, Json(ready): Json<v1::Ready>) -
 /// What a node says, as people may see it: so long, and nothing that moves their cursor.
 fn plain(text: &str, most: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(most).collect()
+}
+
+/// The node was given a list that this server, which went on from a backup, may not know any more.
+async fn revocations(Extension(node): Extension<Node>, body: Bytes) -> Answer {
+    let (name, _) = member(&node).await?;
+    let deed = Deed {
+        actor: format!("node {name}"),
+        act: Act::TakeBack(body.to_vec()),
+    };
+    node.keeper.act(deed).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// The machine stops for good.

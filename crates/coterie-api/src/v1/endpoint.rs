@@ -142,6 +142,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     machine("/v1/node/resolve", Scope::Member),
     machine("/v1/node/explained", Scope::Member),
     machine("/v1/node/ready", Scope::Member),
+    machine("/v1/node/revocations", Scope::Member),
     machine("/v1/node/bye", Scope::Member),
 ];
 

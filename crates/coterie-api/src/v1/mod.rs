@@ -56,6 +56,8 @@ pub const BYTES_TYPE: &str = "application/octet-stream";
 
 /// Largest sealed application, in bytes.
 pub const MAX_APPLICATION: usize = 16 * 1024;
+/// Most bytes of a signed list of revocations: 900 entries of 56 bytes, what is around them, and a signature.
+pub const MAX_REVOCATIONS: usize = 52 * 1024;
 
 /// Largest enclave file that is taken, in bytes.
 pub const MAX_FILE: usize = 1 << 20;

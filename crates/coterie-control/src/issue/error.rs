@@ -39,6 +39,9 @@ pub enum IssueError {
         /// Its template.
         template: Name,
     },
+    /// What was shown is no list of revocations that this enclave signed in this era.
+    #[error("it is no list of revocations of this enclave")]
+    ForeignList,
     /// The member is isolated.
     #[error("`{0}` is isolated; release it first, or revoke it")]
     Isolated(Name),

@@ -90,6 +90,8 @@ struct State {
     earlier: Vec<EarlierState>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     replaced: ReplacedState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gap: Option<super::recover::Gap>,
 }
 
 /// A root that went.
@@ -243,6 +245,7 @@ impl Enclave {
             communities,
             members,
             replaced: read_replaced(state.replaced, revocations.as_ref())?,
+            gap: state.gap,
             revocations,
             latest: UnixTime(state.latest),
             touched: BTreeMap::new(),
@@ -274,6 +277,7 @@ impl Enclave {
             servers: self.servers.clone(),
             earlier: self.earlier.iter().map(EarlierState::of).collect(),
             replaced: self.replaced_state(),
+            gap: self.gap,
         }
     }
 

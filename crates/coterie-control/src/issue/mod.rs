@@ -37,6 +37,7 @@ pub use files::{StoredFile, WRITTEN};
 pub use member::Admission;
 pub use plan::Plan;
 pub use records::{Part, Record};
+pub use recover::TakenBack;
 
 use crate::{
     bundle::{Freshness, certificate, root_hash},
@@ -45,6 +46,7 @@ use crate::{
 use epoch::CommunityRecord;
 use member::MemberRecord;
 use records::Resting;
+use recover::Gap;
 use revocations::Replaced;
 use roster::Roster;
 use rotate::Earlier;
@@ -81,6 +83,9 @@ pub struct Enclave {
     revocations: Option<Signed<Revocations>>,
     /// Which of them give way.
     replaced: Replaced,
+    /// Revisions of lists that were given out and are not known here, above the first and below the second: an older state was
+    /// restored.
+    gap: Option<Gap>,
     latest: UnixTime,
     /// What changed since [`Self::take_records`].
     touched: BTreeMap<Part, BTreeSet<Name>>,
@@ -149,6 +154,7 @@ impl Enclave {
             resting: BTreeMap::new(),
             revocations: None,
             replaced: BTreeMap::new(),
+            gap: None,
             latest: now,
             touched: BTreeMap::new(),
         };

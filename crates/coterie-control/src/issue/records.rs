@@ -123,6 +123,8 @@ struct Whole {
     earlier: Vec<EarlierState>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     replaced: ReplacedState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gap: Option<super::recover::Gap>,
 }
 
 impl Enclave {
@@ -202,6 +204,7 @@ impl Enclave {
             floor: whole.floor,
             resting: whole.resting,
             replaced: read_replaced(whole.replaced, revocations.as_ref())?,
+            gap: whole.gap,
             revocations,
             latest: UnixTime(whole.latest),
             touched: BTreeMap::new(),
@@ -230,6 +233,7 @@ impl Enclave {
                 servers: self.servers.clone(),
                 earlier: self.earlier.iter().map(EarlierState::of).collect(),
                 replaced: self.replaced_state(),
+                gap: self.gap,
             }),
             Part::Revocations => Zeroizing::new(STANDARD.encode(self.revocations.as_ref()?.bytes()).into_bytes()),
             Part::Community(name) => to_json(&CommunityState::of(self.communities.get(name)?)),

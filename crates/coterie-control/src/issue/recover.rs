@@ -2,13 +2,25 @@
 
 use core::time::Duration;
 
-use coterie_crypto::Entropy;
-use coterie_model::{Name, UnixTime};
+use coterie_crypto::{Entropy, dh::PublicKey};
+use coterie_model::{Name, Revision, Revocation, Revocations, UnixTime, Unverified};
 
 use super::{Enclave, IssueError, Part};
 
 /// In a second nothing is counted so far.
 const IN_A_SECOND: u64 = 1 << 20;
+
+/// Revisions above the first and below the second.
+pub(super) type Gap = (Revision, Revision);
+
+/// Who is refused again, because a list from before the restore says so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TakenBack {
+    /// Members, which are isolated now: whether they were isolated or revoked, the list does not say.
+    pub isolated: Vec<Name>,
+    /// How many machines are refused that are no members here.
+    pub others: usize,
+}
 
 impl Enclave {
     /// Goes on after an older state was restored. Machines have bundles, statements, lists and keys that this state does not
@@ -16,7 +28,7 @@ impl Enclave {
     /// given out until `now`. Each community gets a new key and each member new statements, and every member is told to ask for
     /// a bundle.
     ///
-    /// Who was revoked after the backup was made is a member again, and is to be revoked again.
+    /// Who was revoked after the backup was made is a member again until somebody shows who it was ([`Self::take_back`]).
     ///
     /// # Errors
     /// [`IssueError`] when the clock is behind or the authority has ended.
@@ -29,10 +41,11 @@ impl Enclave {
             record.serial = record.serial.max(floor);
             record.statement_serial = record.statement_serial.max(floor);
         }
-        if let Some(list) = &self.revocations {
-            let (revision, entries) = (list.revision.max(floor) + 1, list.entries.clone());
-            self.set_revocations_at(revision, entries, now)?;
-        }
+        let list = self.revocations.as_ref();
+        let (known, entries) = list.map_or((0, Vec::new()), |list| (list.revision, list.entries.clone()));
+        let revision = known.max(floor) + 1;
+        self.set_revocations_at(revision, entries, now)?;
+        self.gap = Some((self.gap.map_or(known, |(first, _)| first.min(known)), revision));
         let communities: Vec<Name> = self.communities.keys().cloned().collect();
         for community in &communities {
             self.roll_above(community, floor, now, entropy)?;
@@ -53,5 +66,51 @@ impl Enclave {
         self.touch(Part::Enclave);
         self.touch(Part::File);
         Ok(())
+    }
+
+    /// Refuses again whom a list names that was given out before an older state was restored, and that is not known here since. It
+    /// is signed by this enclave, so it matters little who shows it. A list that is known, or that adds nothing, changes nothing.
+    ///
+    /// # Errors
+    /// [`IssueError::ForeignList`] when it is no list of this enclave and era; [`IssueError::TooManyRevocations`].
+    pub fn take_back(&mut self, list: &[u8], now: UnixTime) -> Result<TakenBack, IssueError> {
+        let list = Unverified::<Revocations>::parse(list).map_err(|_malformed| IssueError::ForeignList)?;
+        let list = list
+            .verify(&self.statement_key.verifying_key())
+            .map_err(|_refused| IssueError::ForeignList)?;
+        if list.era != self.authority.era || list.enclave != self.authority.enclave {
+            return Err(IssueError::ForeignList);
+        }
+        let mut taken = TakenBack::default();
+        let is_lost = |(first, end): &Gap| *first < list.revision && list.revision < *end;
+        let Some((_, end)) = self.gap.filter(is_lost) else {
+            return Ok(taken);
+        };
+        let now = self.advance(now)?;
+        // Once: whom a person releases later stays free.
+        self.gap = Some((list.revision, end));
+        self.touch(Part::Enclave);
+        for entry in &list.entries {
+            if entry.until <= now || self.check_revoked(&entry.static_key, now).is_err() {
+                continue;
+            }
+            match self.holder(&entry.static_key) {
+                Some(name) => {
+                    self.isolate(&name, now)?;
+                    taken.isolated.push(name);
+                }
+                None => {
+                    self.add_revocation(Revocation::clone(entry), now)?;
+                    taken.others += 1;
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The member with this static key.
+    fn holder(&self, key: &PublicKey) -> Option<Name> {
+        let mut names = self.enrolled().map(|(name, _)| name);
+        names.find(|name| self.static_key(name) == Some(key)).cloned()
     }
 }

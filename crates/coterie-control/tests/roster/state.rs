@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coterie_control::{
     bundle::Opened,
-    issue::{Admission, Enclave, Part, Roll},
+    issue::{Admission, Enclave, IssueError, Part, Roll, TakenBack},
 };
 
 use crate::site::{FILE, NOW, Site, name};
@@ -183,4 +183,82 @@ fn after_a_backup_was_restored_what_is_given_out_is_newer_than_all_that_was() {
     );
     assert!(matches!(site.apply("web", "web-9", 9), Ok(Admission::New)));
     assert!(site.open("web-9", 9).statements[0].serial > last.statements[0].serial);
+}
+
+#[test]
+fn whom_a_list_from_before_a_restore_names_is_refused_again() {
+    let mut site = Site::new();
+    site.enclave.serve(NOW).unwrap();
+    for (template, member, number) in [
+        ("web", "web-6", 6),
+        ("web", "web-7", 7),
+        ("web", "web-8", 8),
+        ("db", "db-1", 1),
+    ] {
+        site.apply(template, member, number).unwrap();
+        site.open(member, number);
+    }
+    let list = |site: &Site| site.enclave.revocations().unwrap().bytes().to_vec();
+    site.enclave.isolate(&name("web-8"), NOW).unwrap();
+    let known = list(&site);
+    site.store();
+    let backup = site.stored.clone();
+    // After the backup: one goes for good, one that came since too, and one is isolated.
+    site.enclave.revoke(&name("web-7"), NOW).unwrap();
+    site.apply("web", "web-9", 9).unwrap();
+    site.open("web-9", 9);
+    site.enclave.revoke(&name("web-9"), NOW).unwrap();
+    site.enclave.isolate(&name("db-1"), NOW).unwrap();
+    let lost = list(&site);
+    let keys: Vec<_> = site.enclave.revocations().unwrap().entries.clone();
+    assert!(
+        site.enclave.take_back(&lost, NOW).unwrap() == TakenBack::default(),
+        "it is known"
+    );
+
+    let records = backup
+        .into_iter()
+        .map(|((kind, key), value)| (Part::of(&kind, &key).unwrap(), value.into()));
+    site.enclave = Enclave::from_records(records).unwrap();
+    let later = NOW.plus(Duration::from_secs(3));
+    site.enclave.recover(later, &mut site.entropy).unwrap();
+    assert!(
+        !site.enclave.is_isolated(&name("web-7")),
+        "that it was revoked is not known"
+    );
+    // What is stored knows what it does not know.
+    site.store();
+    let records = site.stored.clone().into_iter();
+    let records = records.map(|((kind, key), value)| (Part::of(&kind, &key).unwrap(), value.into()));
+    site.enclave = Enclave::from_records(records).unwrap();
+    assert!(
+        site.enclave.take_back(&known, later).unwrap() == TakenBack::default(),
+        "of before the backup"
+    );
+    let mut forged = lost.clone();
+    forged[40] ^= 1;
+    assert_eq!(site.enclave.take_back(&forged, later), Err(IssueError::ForeignList));
+    let others = Site::new().enclave.revocations().map(|list| list.bytes().to_vec());
+    assert!(others.is_none_or(|list| site.enclave.take_back(&list, later) == Err(IssueError::ForeignList)));
+
+    let taken = site.enclave.take_back(&lost, later).unwrap();
+    assert_eq!(taken.isolated, [name("db-1"), name("web-7")]);
+    assert_eq!(taken.others, 1, "web-9 is no member here");
+    let refused = site.enclave.revocations().unwrap().entries.clone();
+    assert!(
+        keys.iter()
+            .all(|old| refused.iter().any(|new| new.static_key == old.static_key))
+    );
+    assert!(!site.enclave.is_isolated(&name("web-6")));
+    let before = list(&site);
+    assert_eq!(
+        site.enclave.take_back(&lost, later).unwrap(),
+        TakenBack::default(),
+        "once is enough"
+    );
+    assert_eq!(list(&site), before);
+    // Whom a person releases then stays free, whoever shows the list again.
+    site.enclave.release(&name("db-1"), later).unwrap();
+    assert_eq!(site.enclave.take_back(&lost, later).unwrap(), TakenBack::default());
+    assert!(!site.enclave.is_isolated(&name("db-1")));
 }

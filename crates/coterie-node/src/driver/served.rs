@@ -210,9 +210,12 @@ impl Driver {
             .collect();
         tracing::warn!(
             ?forgotten,
-            "the server went on from a restored backup; members whom it refused before and does not any more are named by their \
-             ids: have them revoked again (`coterie audit tail` knows their names)"
+            "the server went on from a restored backup; it is shown the list of those whom it refused before, and isolates again \
+             those whom it forgot, named here by their ids (`coterie audit tail` knows their names)"
         );
+        if !forgotten.is_empty() {
+            self.served.say(Say::Shown(known.bytes().to_vec()));
+        }
         self.served.count_alarm("restored");
     }
 }

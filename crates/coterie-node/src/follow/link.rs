@@ -201,6 +201,18 @@ pub(super) async fn say(connection: &Connection, path: &str, body: &impl Seriali
     answer.accepted().map(|_little| ())
 }
 
+/// Shows a list of revocations that the server may have forgotten.
+///
+/// # Errors
+/// [`RemoteError`].
+pub(super) async fn show(connection: &Connection, list: Vec<u8>) -> Result<(), RemoteError> {
+    let (path, headers) = ("/v1/node/revocations", HeaderMap::new());
+    let answer = connection
+        .request(Method::POST, path, headers, list.into(), SHORT)
+        .await?;
+    answer.accepted().map(|_nothing| ())
+}
+
 /// Asks for a bundle.
 ///
 /// # Errors

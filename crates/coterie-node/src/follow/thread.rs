@@ -234,6 +234,13 @@ impl Thread {
             .spawn(async move { Done::Said(path, link::say(&connection, path, &body).await) });
     }
 
+    fn show(&mut self, list: Vec<u8>) {
+        let Some((connection, _)) = &self.link else { return };
+        let connection = connection.clone();
+        self.tasks
+            .spawn(async move { Done::Said("/v1/node/revocations", link::show(&connection, list).await) });
+    }
+
     fn renew(&mut self) {
         let Some((connection, _)) = &self.link else {
             self.follower.not_renewed(now());
@@ -263,6 +270,7 @@ impl Thread {
             }
             Say::Resolve(asked) => self.resolve(asked),
             Say::Explained(explained) => self.say("/v1/node/explained", explained),
+            Say::Shown(list) => self.show(list),
             Say::Carry(carry) => {
                 if self.carried.len() < MAX_CARRIED {
                     self.carried.push_back(carry);

@@ -53,6 +53,8 @@ pub(crate) enum Act {
     Leave(Name, MemberId),
     /// An ephemeral member was not seen for too long.
     Expire(MemberId),
+    /// A node shows a list of revocations that it was given before an older state was restored.
+    TakeBack(Vec<u8>),
     /// A community gets a new key.
     Rotate {
         /// Which.
@@ -145,6 +147,7 @@ impl State {
             Act::End(names) => self.end(names, "member.end", &mut hand).await,
             Act::Leave(name, member) => self.leave(name, *member, &mut hand).await,
             Act::Expire(member) => self.expire(*member, &mut hand).await,
+            Act::TakeBack(list) => self.take_back(list, &mut hand).await,
             Act::Rotate { community, removal } => self.rotate(community, *removal, &mut hand).await,
             Act::RotateRoot => self.rotate_root(&mut hand).await,
             Act::CreateToken(wanted) => self.create_token(wanted, &mut hand).await,

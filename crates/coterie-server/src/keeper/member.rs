@@ -79,6 +79,18 @@ impl State {
         Ok(Outcome::Done(0))
     }
 
+    /// Refuses again whom the server refused before an older state was restored.
+    pub(super) async fn take_back(&mut self, list: &[u8], hand: &mut Hand<'_>) -> Result<Outcome, Failed> {
+        let taken = self.enclave.take_back(list, hand.now)?;
+        let detail = json!({ "reason": "it was refused before an older state was restored" });
+        for name in &taken.isolated {
+            let object = self.object(name.as_str());
+            hand.audit(self.tenant, ("member.isolate", &object), detail.clone())
+                .await?;
+        }
+        Ok(Outcome::Done(0))
+    }
+
     /// Revokes members, and gives what they held new keys, once for all of them.
     pub(super) async fn revoke(&mut self, names: &[Name], hand: &mut Hand<'_>) -> Result<Outcome, Failed> {
         names.iter().try_for_each(|name| self.known(name))?;

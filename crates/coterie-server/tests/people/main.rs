@@ -87,7 +87,7 @@ impl Holder {
             "/v1/node/resolve" => json!({ "name": "web-1" }).to_string().into(),
             "/v1/node/explained" => json!({ "id": 1 }).to_string().into(),
             "/v1/node/ready" => json!({ "version": "0", "boot": "0" }).to_string().into(),
-            "/v1/node/bye" => Bytes::new(),
+            "/v1/node/revocations" | "/v1/node/bye" => Bytes::new(),
             other => panic!("nothing is stated of {other}: say what it reads, and who may not call it"),
         }
     }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use coterie_crypto::SeededEntropy;
-use coterie_lab::within_namespaces;
+use coterie_lab::{wait_for, within_namespaces};
 use coterie_store::{Store, StoreError, Value};
 
 use crate::site::{NOW, add_change, name, root_key, tenant_with_enclave};
@@ -50,8 +51,17 @@ fn remount(dir: &Path, options: &str) {
     assert!(status.success(), "remount {options}");
 }
 
+/// The threads of SQLite close their files behind the store's back.
 fn unmount(dir: &Path) {
-    assert!(Command::new("umount").arg(dir).status().unwrap().success());
+    let unmounted = || {
+        Command::new("umount")
+            .arg(dir)
+            .status()
+            .unwrap()
+            .success()
+            .then_some(())
+    };
+    wait_for("the files to be closed", Duration::from_secs(10), unmounted).unwrap();
 }
 
 async fn fill(dir: &Path) {

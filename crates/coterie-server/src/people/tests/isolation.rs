@@ -56,7 +56,7 @@ fn row(endpoint: &Endpoint) -> Option<Row> {
 }
 
 /// What machines call, at the server name of their enclave: their rows are in `tests/people/main.rs`.
-const OF_MACHINES: [&str; 8] = [
+const OF_MACHINES: [&str; 9] = [
     "/v1/enrol",
     "/v1/node/follow",
     "/v1/node/bundle",
@@ -64,6 +64,7 @@ const OF_MACHINES: [&str; 8] = [
     "/v1/node/resolve",
     "/v1/node/explained",
     "/v1/node/ready",
+    "/v1/node/revocations",
     "/v1/node/bye",
 ];
 
