@@ -213,18 +213,18 @@ impl Read {
     }
 
     /// The tokens that one may knock with at the enclave's doors, at most 1,024: the newest of those that can make a member, then
-    /// of those that are used up, so that who shows one is refused by the server, which tells of it. One whose time is over is
-    /// among them as long as it made a member that may come back with a ticket; one that was revoked is not.
+    /// of those with which a member may come back that has a ticket, be their time over, then of those that are used up, so that
+    /// who shows one is refused by the server, which tells of it. One that was revoked is not among them.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when there is no such enclave; [`StoreError::Damaged`] when a secret does not open.
     pub async fn live_tokens(&mut self, enclave: EnclaveId, now: UnixTime) -> Result<Vec<PresentedToken>, StoreError> {
         let key = self.key_of_enclave(enclave).await?;
         let query = sqlx::query(
-            "SELECT * FROM tokens t WHERE enclave_id = $1 AND revoked_at IS NULL \
-             AND (not_after >= $2 \
-             OR EXISTS (SELECT 1 FROM tickets k WHERE k.enclave_id = t.enclave_id AND k.token_id = t.id)) \
-             ORDER BY CASE WHEN uses_made < uses_allowed THEN 0 ELSE 1 END, created DESC, id DESC LIMIT $3",
+            "SELECT * FROM (SELECT t.*, CASE WHEN uses_made < uses_allowed AND not_after >= $2 THEN 0 \
+             WHEN EXISTS (SELECT 1 FROM tickets k WHERE k.enclave_id = t.enclave_id AND k.token_id = t.id) THEN 1 \
+             WHEN not_after >= $2 THEN 2 END AS place FROM tokens t WHERE enclave_id = $1 AND revoked_at IS NULL) AS placed \
+             WHERE place IS NOT NULL ORDER BY place, created DESC, id DESC LIMIT $3",
         )
         .bind(&enclave.0[..])
         .bind(stored_time(now)?)

@@ -128,9 +128,11 @@ async fn one_knocks_with_a_token_until_its_time_is_over_and_as_long_as_its_membe
             .await
             .unwrap();
     }
-    assert_eq!(live(w.read(), id, NOW).await, by_use);
+    let returning_first = [order(vec![open, long]), order(vec![spent, revoked]), vec![ticketless]].concat();
+    assert_eq!(live(w.read(), id, NOW).await, returning_first);
     w.revoke_token(id, revoked, NOW).await.unwrap();
-    assert_eq!(live(w.read(), id, NOW).await, unspent_first(vec![spent, ticketless]));
+    let returning_first = [order(vec![open, long]), vec![spent, ticketless]].concat();
+    assert_eq!(live(w.read(), id, NOW).await, returning_first);
     let presented = w.read().live_tokens(id, NOW).await.unwrap();
     for one in presented {
         let alone = w.read().presented_token(one.token.id).await.unwrap().unwrap();
@@ -142,7 +144,12 @@ async fn one_knocks_with_a_token_until_its_time_is_over_and_as_long_as_its_membe
         .use_ticket(id, member(4), &Secret::new([1; 32]), &Secret::new([2; 32]), NOW)
         .await;
     assert_eq!(replaced.unwrap(), TicketUse::Replaced);
-    assert_eq!(live(w.read(), id, later).await, unspent_first(vec![spent]));
+    let returning = [vec![long], order(vec![spent, open])].concat();
+    assert_eq!(
+        live(w.read(), id, later).await,
+        returning,
+        "one that ended makes no member"
+    );
     let holders = w.read().ticket_holders(id).await.unwrap();
     let expected = [(1, spent), (2, revoked), (4, open)].map(|(who, with)| (member(who), Some(with)));
     assert_eq!(holders, expected);
@@ -170,6 +177,31 @@ async fn the_newest_1024_tokens_are_enough_to_knock_with() {
     assert_eq!(live(w.read(), site.enclave, NOW).await, newest);
     let error = w.read().live_tokens(EnclaveId([9; 16]), NOW).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound { what: "enclave" }), "{error}");
+}
+
+/// Machines that come and go by tokens of their own close the door to none that was there before them and comes back.
+#[tokio::test]
+async fn tokens_that_are_used_up_crowd_out_nobody_who_comes_back() {
+    let site = Site::new().await;
+    let (id, template) = (site.enclave, name("web"));
+    let mut entropy = coterie_crypto::SeededEntropy::from_number(1);
+    let mut w = site.store.write().await.unwrap();
+    let first = token(&mut w, id, &new_token(&template, 1), 2).await;
+    assert!(matches!(
+        uses(&mut w, first, member(0), "web-0").await,
+        TokenUse::Used(_)
+    ));
+    w.put_ticket(id, member(0), Some(first), &Secret::new([1; 32]), NOW)
+        .await
+        .unwrap();
+    for n in 1..=1_024 {
+        let at = UnixTime(NOW.0 + n);
+        let made = w.create_token(id, &new_token(&template, 1), at, &mut entropy).await;
+        let used = uses(&mut w, made.unwrap().0, member(n), &format!("web-{n}")).await;
+        assert!(matches!(used, TokenUse::Used(_)));
+    }
+    let tokens = live(w.read(), id, NOW).await;
+    assert_eq!((tokens.len(), tokens[0]), (1_024, first));
 }
 
 #[tokio::test]
