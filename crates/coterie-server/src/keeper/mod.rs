@@ -359,7 +359,11 @@ impl Task {
             let due = self.state.enclave.due_for_renewal(now).into_iter();
             told.due = due.filter(|name| self.presence.is_here(name)).collect();
         }
-        if !told.everybody.is_empty() || !told.due.is_empty() {
+        if self.state.knocks_ended(now) {
+            self.state.knocking = None;
+            told.knocks = true;
+        }
+        if !told.everybody.is_empty() || !told.due.is_empty() || told.knocks {
             let _nobody = self.told.send(Arc::new(told));
         }
         self.metrics.enclave(&self.state, self.presence.count());

@@ -132,6 +132,12 @@ impl State {
         Ok(knocks)
     }
 
+    /// Whether one of the tokens that doors know has ended since: then other ones open them, or it opens them to others.
+    pub(super) fn knocks_ended(&self, now: UnixTime) -> bool {
+        let known = self.knocking.as_deref().unwrap_or_default();
+        known.iter().any(|token| token.not_after < now)
+    }
+
     /// A token as doors know it: one that ended still opens them to who comes back with a ticket.
     fn knocked(&self, PresentedToken { token, secret, .. }: PresentedToken, now: UnixTime) -> Token {
         let not_after = if token.not_after < now {

@@ -1,10 +1,10 @@
 //! Tokens under everybody at once, and what their refusals say to whom.
 
 use coterie_api::v1;
-use coterie_control::enrol::REFUSED;
+use coterie_control::{enrol::REFUSED, follow::Message};
 use http::{HeaderMap, Method};
 
-use crate::site::{Machine, Site, name};
+use crate::site::{Machine, Site, name, now};
 
 /// 64 machines at once with one single-use token: exactly one gets in. `COTERIE_TOKEN_ROUNDS` says how often.
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +79,7 @@ async fn refusals_are_the_same_on_the_wire_and_different_in_the_audit_log() {
     let revoked = owner.token("web", 1).await;
     let hex: String = revoked.id.iter().map(|byte| format!("{byte:02x}")).collect();
     owner.delete(&format!("/v1/enclaves/shop/tokens/{hex}")).await.unwrap();
-    while crate::site::now() <= expired.not_after {
+    while now() <= expired.not_after {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 
@@ -251,6 +251,36 @@ async fn an_ephemeral_member_that_came_back_ends_too() {
         assert!(std::time::Instant::now() < deadline, "it is a member still");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
+}
+
+/// A machine may come back with its ticket after its token ended, and doors are told so when it ends, though nobody makes or
+/// revokes a token meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn doors_stay_open_to_who_comes_back_when_its_token_ends() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let gate = owner.token("gate", 1).await;
+    let mut door = Machine::new("gate-1", &gate);
+    door.enrol(&gate).await.expect("let in");
+    let brief = v1::NewToken {
+        template: name("app"),
+        member: None,
+        uses: 1,
+        ttl_seconds: 3,
+        ephemeral_seconds: None,
+        from: None,
+    };
+    let brief = owner.token_of("shop", &brief).await;
+    let mut machine = Machine::new("app-1", &brief);
+    machine.enrol(&brief).await.expect("let in");
+    let mut told = door.follow(0).await.unwrap();
+    let lasts = |message: &Message| {
+        let Message::Knocks(knocks) = message else { return None };
+        let known = knocks.iter().find(|knock| knock.key.tag.0 == brief.id)?;
+        Some(known.not_after)
+    };
+    assert_eq!(told.until(2, lasts).await, brief.not_after);
+    assert!(told.until(10, lasts).await > now().plus(std::time::Duration::from_secs(24 * 3600)));
 }
 
 /// A template's `match` decides who gets it by a token for anybody; a token for one name leaves that to its maker.
