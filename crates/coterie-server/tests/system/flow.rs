@@ -1,15 +1,16 @@
-//! Numbered datagrams between two inside addresses: what was sent and what came.
+//! Datagrams between inside addresses: what was sent and what came.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::site::Machine;
 
 const PORT: u16 = 7007;
+const EAR_PORT: u16 = 7008;
 
 /// A flow that runs until it is ended.
 pub(crate) struct Flow {
@@ -80,5 +81,71 @@ impl Flow {
         let sent = self.sender.join().expect("the sender ends");
         let seen = self.receiver.join().expect("the receiver ends");
         (sent, sent - u64::try_from(seen.len()).expect("a count"))
+    }
+}
+
+/// Listens at a machine's inside address, and notes whom it heard.
+pub(crate) struct Ear {
+    target: SocketAddr,
+    heard: Arc<Mutex<BTreeSet<IpAddr>>>,
+    stop: Arc<AtomicBool>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Ear {
+    pub(crate) fn at(machine: &Machine) -> Self {
+        let target = SocketAddr::new(machine.inside(), EAR_PORT);
+        let heard: Arc<Mutex<BTreeSet<IpAddr>>> = Arc::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (host, noted, stopping) = (machine.host.clone(), Arc::clone(&heard), Arc::clone(&stop));
+        let (bound, is_bound) = std::sync::mpsc::channel();
+        let listener = std::thread::spawn(move || {
+            let listen = || {
+                let socket = UdpSocket::bind(target).expect("bound");
+                socket.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+                bound.send(()).expect("somebody waits");
+                while !stopping.load(Ordering::Relaxed) {
+                    if let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
+                        noted.lock().expect("no panic").insert(from.ip());
+                    }
+                }
+            };
+            host.within(listen).expect("the host is there");
+        });
+        is_bound.recv().expect("it listens");
+        Self {
+            target,
+            heard,
+            stop,
+            listener: Some(listener),
+        }
+    }
+
+    /// Sends it one datagram, which the sender's system takes.
+    pub(crate) fn called_by(&self, machine: &Machine) {
+        let send = || UdpSocket::bind("0.0.0.0:0")?.send_to(b"here I am", self.target);
+        machine
+            .host
+            .within(send)
+            .expect("the host is there")
+            .expect("it is sent");
+    }
+
+    pub(crate) fn has_heard(&self, from: IpAddr) -> bool {
+        self.heard.lock().expect("no panic").contains(&from)
+    }
+
+    /// From which addresses something came by now.
+    pub(crate) fn heard(&self) -> BTreeSet<IpAddr> {
+        self.heard.lock().expect("no panic").clone()
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(listener) = self.listener.take() {
+            let _ended = listener.join();
+        }
     }
 }

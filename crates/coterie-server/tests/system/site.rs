@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use coterie_api::{
     Answer, Client, Request,
-    node::{Peer, Pong, Status},
+    node::{Peer, Pong, Session, Status},
     v1,
 };
 use coterie_lab::{Bridge, Child, Host, Lab, LabOptions, wait_for};
@@ -217,6 +217,15 @@ impl Site {
         self.machines[first..].iter().for_each(Machine::wait_ready);
     }
 
+    /// Closes (`add`) or opens (`del`) the way between a machine and the server, both ways: neither hears of the other's end.
+    pub(crate) fn way(&self, member: &str, verb: &str) {
+        let host = &self.machine(member).host;
+        for (at, other) in [(host, &self.config), (&self.config, host)] {
+            let address = other.ipv4().expect("it has one");
+            at.ip(&format!("route {verb} blackhole {address}/32")).expect("a route");
+        }
+    }
+
     pub(crate) fn machine(&self, member: &str) -> &Machine {
         let found = self.machines.iter().find(|m| m.name.as_str() == member);
         found.expect("a machine of this name")
@@ -297,6 +306,12 @@ impl Machine {
 
     pub(crate) fn peer(&self, other: &str) -> Option<Peer> {
         self.status().peers.into_iter().find(|peer| peer.name.as_str() == other)
+    }
+
+    /// Its live session with another, which there is.
+    pub(crate) fn session(&self, other: &str) -> Session {
+        let session = self.peer(other).and_then(|peer| peer.session);
+        session.unwrap_or_else(|| panic!("{} has no session with {other}", self.name))
     }
 
     pub(crate) fn try_ping(&self, other: &str, patience: Duration) -> Option<Pong> {
