@@ -2,13 +2,17 @@
 //!
 //! A connection is *half-open* until its TLS hello is there, and a *stranger* until it showed an accepted key or the
 //! certificate of a member that is enrolled. Where there is no room the oldest stranger goes, but none before it had
-//! [`GRACE`]: who means to speak has spoken by then.
+//! [`GRACE`]: who means to speak has spoken by then. Nobody has more than a share of all: where a machine or a person comes
+//! once more, one of its own connections goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use coterie_crypto::sign::VerifyingKey;
+use coterie_model::EnclaveId;
+use coterie_store::PrincipalId;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -35,6 +39,19 @@ pub(super) struct Limits {
     half_open: usize,
     /// Those of one source that are half-open: many machines come from one address.
     of_source: usize,
+    /// Those of one machine: it needs one, and the next while the server does not know that the one before broke.
+    of_machine: usize,
+    /// Those of one person.
+    of_person: usize,
+}
+
+/// Whose a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Peer {
+    /// The machine that has the key of a certificate of this enclave, a member still or not.
+    Machine(EnclaveId, VerifyingKey),
+    /// A person or program that showed its key.
+    Person(PrincipalId),
 }
 
 impl Limits {
@@ -59,6 +76,15 @@ impl Limits {
             strangers: total.min(8192),
             half_open,
             of_source: (half_open / 2).min(256),
+            of_machine: 8,
+            of_person: (total / 8).clamp(8, 256),
+        }
+    }
+
+    fn of(&self, peer: Peer) -> usize {
+        match peer {
+            Peer::Machine(..) => self.of_machine,
+            Peer::Person(_) => self.of_person,
         }
     }
 }
@@ -89,6 +115,8 @@ struct All {
     half_open: BTreeSet<u64>,
     /// The half-open ones, by source.
     sources: BTreeMap<IpAddr, BTreeSet<u64>>,
+    /// Those of which it is known whose they are.
+    peers: BTreeMap<Peer, BTreeSet<u64>>,
 }
 
 /// One connection.
@@ -173,16 +201,30 @@ impl All {
     fn forget(&mut self, entry: &Entry) {
         self.open.remove(&entry.id);
         self.strangers.remove(&entry.id);
+        if let Some(peer) = entry.usage().peer {
+            remove(&mut self.peers, &peer, entry.id);
+        }
         self.hello(entry);
     }
 
     fn hello(&mut self, entry: &Entry) {
         self.half_open.remove(&entry.id);
-        if let Some(of_source) = self.sources.get_mut(&entry.source) {
-            of_source.remove(&entry.id);
-            if of_source.is_empty() {
-                self.sources.remove(&entry.source);
-            }
+        remove(&mut self.sources, &entry.source, entry.id);
+    }
+
+    /// Of the others that a peer has, one on which nothing is asked, or else the oldest.
+    fn spare(&self, peer: Peer, without: u64) -> Option<u64> {
+        let others = || self.peers.get(&peer).into_iter().flatten().filter(|id| **id != without);
+        let is_idle = |id: &&u64| self.open.get(id).is_some_and(|entry| entry.usage().in_flight == 0);
+        others().find(is_idle).or_else(|| others().next()).copied()
+    }
+}
+
+fn remove<K: Ord>(sets: &mut BTreeMap<K, BTreeSet<u64>>, key: &K, id: u64) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(&id);
+        if set.is_empty() {
+            sets.remove(key);
         }
     }
 }
@@ -221,6 +263,22 @@ impl Place {
         let before = std::mem::replace(&mut self.entry.usage().is_vouched, true);
         if !before {
             self.connections.all().strangers.remove(&self.entry.id);
+        }
+    }
+
+    /// It is known whose it is: the first who is known counts.
+    pub(super) fn belongs_to(&self, peer: Peer) {
+        if self.entry.usage().peer.is_some() {
+            return;
+        }
+        self.entry.usage().peer = Some(peer);
+        let mut all = self.connections.all();
+        let theirs = all.peers.entry(peer).or_default();
+        theirs.insert(self.entry.id);
+        if theirs.len() > self.connections.limits.of(peer)
+            && let Some(spare) = all.spare(peer, self.entry.id)
+        {
+            all.evict(spare);
         }
     }
 
@@ -263,6 +321,7 @@ struct Usage {
     in_flight: u32,
     has_asked: bool,
     is_vouched: bool,
+    peer: Option<Peer>,
     began: Instant,
     /// When the last request ended.
     idle_since: Instant,
@@ -274,6 +333,7 @@ impl Usage {
             in_flight: 0,
             has_asked: false,
             is_vouched: false,
+            peer: None,
             began: now,
             idle_since: now,
         }
@@ -322,6 +382,8 @@ mod tests {
             strangers: 5,
             half_open: 4,
             of_source: 2,
+            of_machine: 2,
+            of_person: 3,
         }))
     }
 
@@ -367,6 +429,35 @@ mod tests {
         let left = connections.all();
         assert!(left.open.is_empty() && left.strangers.is_empty() && left.half_open.is_empty());
         assert!(left.sources.is_empty());
+    }
+
+    #[test]
+    fn whoever_has_its_share_gives_one_of_its_own() {
+        let (connections, start) = (few(), Instant::now());
+        let machine = |n| Peer::Machine(EnclaveId([1; 16]), VerifyingKey([n; 32]));
+        let belonging = |peer| {
+            let place = place(&connections, HERE, start);
+            place.hello();
+            place.belongs_to(peer);
+            place
+        };
+        let other = belonging(machine(2));
+        let (first, second) = (belonging(machine(1)), belonging(machine(1)));
+        let busy = first.request();
+        let third = belonging(machine(1));
+        assert!(
+            is_here(&first) && !is_here(&second) && is_here(&third),
+            "who asks nothing goes first"
+        );
+        let busy_too = third.request();
+        let fourth = belonging(machine(1));
+        assert!(!is_here(&first) && is_here(&third) && is_here(&fourth) && is_here(&other));
+        drop((busy, first, second));
+        // Whose it is is said once.
+        fourth.belongs_to(machine(2));
+        assert!(is_here(&other) && is_here(&fourth));
+        drop((busy_too, third, fourth, other));
+        assert!(connections.all().peers.is_empty());
     }
 
     #[test]

@@ -21,12 +21,14 @@ use tower::ServiceExt as _;
 
 use super::{
     Node,
-    connections::{InFlight, Place},
+    connections::{InFlight, Peer, Place},
     stopped,
 };
 
 /// Streams of one connection at one time.
 const STREAMS: u32 = 32;
+/// The same, of a machine that shows no certificate: it has one thing to ask.
+const STREAMS_OF_STRANGER: u32 = 4;
 /// The head of a request is read for so long (HTTP/1.1).
 const HEAD: Duration = Duration::from_secs(10);
 /// Most that is kept of what HTTP/1.1 reads ahead.
@@ -49,6 +51,15 @@ pub(super) fn serve(
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let place = Arc::new(place);
     place.begin();
+    if let Some(node) = &node
+        && let Some((_, key)) = node.certified
+    {
+        place.belongs_to(Peer::Machine(node.keeper.enclave, key));
+    }
+    let streams = match &node {
+        Some(node) if node.certified.is_none() => STREAMS_OF_STRANGER,
+        Some(_) | None => STREAMS,
+    };
     let of_requests = Arc::clone(&place);
     // The routes are shared by all connections: each request is told whose it is.
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
@@ -63,6 +74,9 @@ pub(super) fn serve(
         let (answered, place) = (router.clone().oneshot(request), Arc::clone(&of_requests));
         async move {
             let response: Response<Body> = answered.await?;
+            if let Some(peer) = response.extensions().get() {
+                place.belongs_to(*peer);
+            }
             // Success is for who showed an accepted key, or the certificate of a member that is enrolled.
             if may_vouch && response.status().is_success() {
                 place.vouch();
@@ -74,7 +88,7 @@ pub(super) fn serve(
     if is_h2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
+            .max_concurrent_streams(streams)
             .initial_stream_window_size(64 * 1024)
             .initial_connection_window_size(256 * 1024)
             .max_send_buf_size(64 * 1024)

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor, server::TlsStream};
 
 use crate::{keeper::Keeper, registry::Server};
+pub(crate) use connections::Peer;
 use connections::{Admission, Connections, Limits, Place};
 
 /// A caller that has not said its first word by then is cut off.

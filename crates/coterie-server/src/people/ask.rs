@@ -19,6 +19,7 @@ use super::{answer::Denial, caller::Caller};
 use crate::{
     hex,
     keeper::{Act, Deed, Keeper, Outcome},
+    listener::Node,
     refusal::Refusal,
     registry::Server,
 };
@@ -111,7 +112,12 @@ impl<T: DeserializeOwned> FromRequest<Arc<Server>> for Json<T> {
     type Rejection = Denial;
 
     async fn from_request(request: Request, _server: &Arc<Server>) -> Result<Self, Denial> {
-        let body = read(request.into_body(), v1::MAX_BODY).await?;
+        // Nodes have little to say, and there are many.
+        let limit = match request.extensions().get::<Node>() {
+            Some(_) => v1::MAX_APPLICATION,
+            None => v1::MAX_BODY,
+        };
+        let body = read(request.into_body(), limit).await?;
         let value = serde_json::from_slice(&body);
         let value = value.map_err(|error| Refusal::BadRequest(format!("the body: {error}")))?;
         Ok(Self(value))

@@ -16,7 +16,7 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use super::answer::Denial;
-use crate::{clock, refusal::Refusal, registry::Server};
+use crate::{clock, listener::Peer, refusal::Refusal, registry::Server};
 
 /// How long ago a call may have been noted so that another is not: each note is a write.
 const NOTED: Duration = Duration::from_secs(3600);
@@ -75,8 +75,11 @@ pub(super) async fn gate(State(gate): State<Gate>, mut request: Request, next: N
     let has_query = request.uri().query().is_some_and(|query| !query.is_empty());
     match gate.let_in(key, has_query).await {
         Ok(caller) => {
+            let peer = Peer::Person(caller.principal().id);
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let mut response = next.run(request).await;
+            response.extensions_mut().insert(peer);
+            response
         }
         Err(denial) => {
             if matches!(denial, Denial::Refused(Refusal::Unauthorized | Refusal::KeyEnded)) {
