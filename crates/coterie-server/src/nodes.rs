@@ -6,12 +6,16 @@ use std::sync::Arc;
 use axum::{
     Extension, Router,
     body::Body,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, Request as Asked, State},
+    middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::post,
 };
 use bytes::Bytes;
-use coterie_api::{node::Failure, v1};
+use coterie_api::{
+    node::{Explanation, Failure},
+    v1,
+};
 use coterie_control::{
     bundle::Request,
     enrol::{REFUSED, open, token_of},
@@ -33,8 +37,7 @@ use crate::{
 
 /// The routes of nodes.
 pub(crate) fn router(server: Arc<Server>) -> Router {
-    Router::new()
-        .route("/v1/enrol", post(enrol))
+    let of_members = Router::new()
         .route("/v1/node/follow", post(follow))
         .route("/v1/node/bundle", post(bundle))
         .route("/v1/node/ack", post(ack))
@@ -46,12 +49,23 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
             post(revocations).layer(DefaultBodyLimit::max(v1::MAX_REVOCATIONS)),
         )
         .route("/v1/node/bye", post(bye))
+        .route_layer(middleware::from_fn(certified));
+    of_members
+        .route("/v1/enrol", post(enrol))
         .fallback(|| async { Refusal::NoEndpoint })
         .layer(DefaultBodyLimit::max(v1::MAX_APPLICATION))
         .with_state(server)
 }
 
 type Answer = Result<Response, Refusal>;
+
+/// Of who shows no certificate nothing is read where there is something for members alone.
+async fn certified(Extension(node): Extension<Node>, asked: Asked, next: Next) -> Response {
+    match node.certified {
+        Some(_) => next.run(asked).await,
+        None => Refusal::NotAMember.into_response(),
+    }
+}
 
 /// An application, directly or by a door. Whatever happens, it is answered with 200: why somebody was refused is for the
 /// administrator.
@@ -172,7 +186,9 @@ async fn follow(
         name: name.clone(),
         member,
         mark: asked.mark,
+        serial: asked.serial,
     };
+    let place = node.keeper.presence.place(&name).ok_or(Refusal::TooMany)?;
     let known = node
         .keeper
         .look(|state| state.enclave.revocations().map_or(0, |list| list.revision))
@@ -197,12 +213,15 @@ async fn follow(
         channels,
         server.stopping.clone(),
     ));
-    let body = Body::new(Words(words));
+    let body = Body::new(Words(words, place));
     Ok(([(CONTENT_TYPE, v1::BYTES_TYPE)], body).into_response())
 }
 
 /// The body of a stream.
-struct Words(mpsc::Receiver<Bytes>);
+struct Words(
+    mpsc::Receiver<Bytes>,
+    #[expect(dead_code, reason = "counts as long as it lives")] keeper::Place,
+);
 
 impl hyper::body::Body for Words {
     type Data = Bytes;
@@ -269,7 +288,7 @@ async fn resolve(Extension(node): Extension<Node>, Json(asked): Json<v1::Resolve
 async fn explained(Extension(node): Extension<Node>, Json(told): Json<v1::NodeExplained>) -> Answer {
     let (name, _) = member(&node).await?;
     let installed = match (told.explanation, told.failure) {
-        (Some(explanation), _) => Ok(explanation),
+        (Some(explanation), _) => Ok(as_plain(explanation)),
         (None, Some(failure)) => Err(Failure {
             code: plain(&failure.code, 64),
             message: plain(&failure.message, 512),
@@ -292,6 +311,15 @@ async fn ready(Extension(node): Extension<Node>, Json(ready): Json<v1::Ready>) -
 /// What a node says, as people may see it: so long, and nothing that moves their cursor.
 fn plain(text: &str, most: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(most).collect()
+}
+
+/// An explanation whose words are plain.
+fn as_plain(mut told: Explanation) -> Explanation {
+    told.refused = told.refused.map(|reason| plain(&reason, 512));
+    for candidate in &mut told.candidates {
+        candidate.verdict = plain(&candidate.verdict, 512);
+    }
+    told
 }
 
 /// The node was given a list that this server, which went on from a backup, may not know any more.

@@ -9,7 +9,7 @@ use coterie_control::{
     follow::{everything, message, news},
     issue::Part,
 };
-use coterie_model::{MemberId, Name, Revision, UnixTime};
+use coterie_model::{MemberId, Name, Revision, Serial, UnixTime};
 use coterie_store::{Feed, Store};
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -34,6 +34,8 @@ pub(crate) struct Follow {
     pub(crate) member: MemberId,
     /// The last change that it was told, 0 for none.
     pub(crate) mark: Revision,
+    /// The serial of its bundle, 0 where that is not asked.
+    pub(crate) serial: Serial,
 }
 
 /// What a member that begins to follow is told.
@@ -86,8 +88,8 @@ impl State {
             Some(changes) => changes,
             None => {
                 let mut all = everything(&self.enclave, &place.communities, place.door.is_some(), now);
-                // It may have missed that there are keys which its bundle does not have.
-                if !self.fresh.contains(name) {
+                // It may have missed that there are keys which its bundle does not have, or the bundle that has them.
+                if !self.fresh.contains(name) || self.has_missed(follow) {
                     all.push(message::renew());
                 }
                 all
@@ -104,6 +106,12 @@ impl State {
             revision: self.revision,
             told,
         })
+    }
+
+    /// Whether a newer bundle was issued to a member than the one that it has.
+    fn has_missed(&self, follow: &Follow) -> bool {
+        let newest = self.enclave.enrolled().find(|(name, _)| **name == follow.name);
+        follow.serial != 0 && newest.is_some_and(|(_, enrolled)| enrolled.serial > follow.serial)
     }
 
     /// What changed since a member's mark; `None` when it is told everything.
@@ -268,6 +276,7 @@ async fn reseat(keeper: &Keeper, name: &Name, seat: &mut Seat) -> Option<Bytes> 
         name: name.clone(),
         member: seat.place.member,
         mark: 0,
+        serial: 0,
     };
     let fresh = keeper.seat(follow).await.ok()?;
     let moved = fresh.place.communities != seat.place.communities;
@@ -291,6 +300,7 @@ async fn knocks_of(keeper: &Keeper, name: &Name, seat: &mut Seat) -> Option<Byte
         name: name.clone(),
         member: seat.place.member,
         mark: seat.revision,
+        serial: 0,
     };
     let mut fresh = keeper.seat(follow).await.ok()?;
     let opening = core::mem::take(&mut fresh.opening);

@@ -1,7 +1,7 @@
 //! Who follows at the moment, and what each has acknowledged. Forgotten when the server stops.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,6 +9,8 @@ use coterie_api::node::{Explanation, Failure};
 use coterie_model::{MemberId, Name, Revision};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+/// Streams of one member whose words were not all read: each holds all that it is told first.
+const STREAMS: usize = 12;
 /// How long a node has to say what it has installed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -23,6 +25,8 @@ pub(crate) struct Presence {
 struct Inner {
     here: BTreeMap<Name, Connected>,
     seen: BTreeMap<Name, Instant>,
+    /// How many streams of each member are not read to their end.
+    places: BTreeMap<Name, usize>,
     next: u64,
     /// Who was asked, and who waits for the answer.
     questions: BTreeMap<u64, (Name, oneshot::Sender<Installed>)>,
@@ -56,7 +60,40 @@ pub(crate) struct Connected {
     say: mpsc::Sender<Bytes>,
 }
 
+/// A stream that counts, until it is dropped.
+pub(crate) struct Place {
+    presence: Arc<Presence>,
+    name: Name,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut inner = self.presence.inner();
+        if let Some(count) = inner.places.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                inner.places.remove(&self.name);
+            }
+        }
+    }
+}
+
 impl Presence {
+    /// Room for one more stream of a member, unless it has too many.
+    pub(crate) fn place(self: &Arc<Self>, name: &Name) -> Option<Place> {
+        let mut inner = self.inner();
+        let count = inner.places.entry(name.clone()).or_default();
+        if *count >= STREAMS {
+            return None;
+        }
+        *count += 1;
+        drop(inner);
+        Some(Place {
+            presence: Arc::clone(self),
+            name: name.clone(),
+        })
+    }
+
     /// A member follows by a new stream, which replaces one that it had; gives the stream's number.
     pub(crate) fn enter(&self, name: &Name, member: MemberId, say: mpsc::Sender<Bytes>) -> u64 {
         let mut inner = self.inner();

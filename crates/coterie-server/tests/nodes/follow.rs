@@ -299,3 +299,20 @@ async fn a_changed_file_moves_members_and_tells_them() {
     assert!(!again.changed, "the same file again changes nothing");
     drop(db);
 }
+
+/// A member that lost the bundle which it was given last is told to ask again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_was_lost_is_made_up_for() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let mut web = enrolled(&owner, "web", "web-1").await;
+    let is_told = async |web: &Machine| {
+        let (words, _) = web.follow(0).await.unwrap().until_mark().await;
+        words.iter().any(|word| matches!(word, Message::Renew))
+    };
+    let kept = web.opened.as_ref().unwrap().serial;
+    web.renew().await.unwrap();
+    assert!(!is_told(&web).await, "it has the newest");
+    web.opened.as_mut().unwrap().serial = kept;
+    assert!(is_told(&web).await);
+}

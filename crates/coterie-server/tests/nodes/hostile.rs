@@ -216,3 +216,24 @@ async fn a_body_that_is_none_is_a_problem() {
         assert_eq!(answer.unwrap().accepted().unwrap_err().code(), Some("bad-request"));
     }
 }
+
+/// What is for members is not read of who shows no certificate, and of members as much as they can mean.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_body_is_not_read() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let web = enrolled(&owner, "web", "web-1").await;
+    let long = [&b"{\"mark\":1"[..], &vec![b' '; 200 << 10], b"}"].concat();
+    for path in ["/v1/node/follow", "/v1/node/ack", "/v1/node/explained"] {
+        for (connection, code) in [
+            (web.visitor().await, "not-a-member"),
+            (web.member().await.unwrap(), "too-large"),
+        ] {
+            let body = long.clone().into();
+            let answer = connection
+                .request(Method::POST, path, crate::site::json(), body, 1 << 16)
+                .await;
+            assert_eq!(answer.unwrap().accepted().unwrap_err().code(), Some(code), "{path}");
+        }
+    }
+}

@@ -266,7 +266,7 @@ impl Machine {
         let body = v1::Follow {
             mark,
             revocations: 0,
-            serial: 0,
+            serial: self.opened.as_ref().unwrap().serial,
         };
         let stream = connection
             .stream(

@@ -7,12 +7,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coterie_api::v1::WhoAmI;
+use bytes::Bytes;
+use coterie_api::v1::{CutOff, WhoAmI, node_server_name};
+use http::StatusCode;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -22,6 +26,29 @@ use crate::site::{Machine, Person, Site, name};
 
 /// How many come at a time: more than there ever were turns.
 const MANY: usize = 600;
+
+/// TLS with the server as the member that a machine is.
+fn of_member(machine: &Machine, protocol: &str) -> Arc<ClientConfig> {
+    let opened = machine.opened.as_ref().unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(opened.root_certificate.clone().into()).unwrap();
+    let key = machine.keys.identity_key().to_pkcs8().unwrap();
+    let provider = CryptoProvider {
+        kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768],
+        ..aws_lc_rs::default_provider()
+    };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![opened.identity_certificate.clone().into()],
+            PrivatePkcs8KeyDer::from(key).into(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    Arc::new(config)
+}
 
 /// TLS with the server of a site, as a stranger who would speak `protocols`.
 fn config(site: &Site, protocols: &[&str]) -> Arc<ClientConfig> {
@@ -201,4 +228,99 @@ async fn where_there_is_no_room_strangers_go_and_members_stay() {
     // Who was here before is here still, on the connection that it had.
     assert!(owner.members().await.iter().any(|member| member.name == name("web-1")));
     let _word = told.next().await.expect("the stream goes on");
+}
+
+/// A member that takes every connection there may be, with a request on each that has no end, keeps nobody out: of its own
+/// connections the oldest goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_does_not_take_the_room_of_all() {
+    let site = Site::made();
+    let _server = Narrow::start(&site, 128).await;
+    let owner = site.shop().await;
+    let token = owner.token("web", 2).await;
+    let (mut honest, mut hostile) = (Machine::new("web-1", &token), Machine::new("web-2", &token));
+    honest.enrol(&token).await.unwrap();
+    hostile.enrol(&token).await.unwrap();
+    let mut told = honest.follow(0).await.unwrap();
+    let _everything = told.until_mark().await;
+
+    let config = of_member(&hostile, "http/1.1");
+    let server = ServerName::try_from(node_server_name(token.enclave)).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let stream = TcpStream::connect(site.address).await.unwrap();
+        let shaken = TlsConnector::from(Arc::clone(&config)).connect(server.clone(), stream);
+        let Ok(mut stream) = shaken.await else { continue };
+        let ask = |length: usize| {
+            format!(
+                "POST /v1/node/ack HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n\
+                 {{\"mark\":1}}"
+            )
+        };
+        let mut answer = [0; 12];
+        let asked = async {
+            stream.write_all(ask(10).as_bytes()).await?;
+            stream.read_exact(&mut answer).await?;
+            stream.write_all(ask(1_000).as_bytes()).await
+        };
+        if asked.await.is_ok() {
+            assert_eq!(&answer, b"HTTP/1.1 204");
+            held.push(stream);
+        }
+    }
+    assert!(held.len() > 40, "it comes in: {}", held.len());
+    let (_person, took) = asks(&site).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let _word = told.next().await.expect("the stream goes on");
+    let _cut: CutOff = owner
+        .post("/v1/enclaves/shop/members/web-2/revoke?wait_ms=0", &())
+        .await
+        .unwrap();
+}
+
+/// A member that begins to follow again and again and reads nothing is told no more at some point.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_nobody_reads_are_few() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let token = owner.token("web", 1).await;
+    let mut machine = Machine::new("web-1", &token);
+    machine.enrol(&token).await.unwrap();
+    let server = node_server_name(token.enclave);
+    let uri = format!("https://{server}/v1/node/follow");
+    let stream = TcpStream::connect(site.address).await.unwrap();
+    let tls = TlsConnector::from(of_member(&machine, "h2"));
+    let tls = tls
+        .connect(ServerName::try_from(server).unwrap(), stream)
+        .await
+        .unwrap();
+    let (mut asks, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1)
+        .handshake(TokioIo::new(tls))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let mut unread = Vec::new();
+    loop {
+        let body = http_body_util::Full::new(Bytes::from_static(b"{\"mark\":0,\"revocations\":0,\"serial\":0}"));
+        let request = http::Request::post(&uri).body(body).unwrap();
+        let answer = asks.send_request(request).await.unwrap();
+        if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+            break;
+        }
+        assert_eq!(answer.status(), StatusCode::OK);
+        unread.push(answer);
+        assert!(unread.len() < 30, "there is no end of it");
+    }
+    // Who goes may come again.
+    drop((unread, asks));
+    connection.abort();
+    let ends = Instant::now() + Duration::from_secs(5);
+    let mut again = loop {
+        match machine.follow(0).await {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < ends, "{error}"),
+        }
+    };
+    let _everything = again.until_mark().await;
 }
