@@ -218,8 +218,8 @@ class Membership:
         if self.is_revoked(statement.static):
             raise Drop("static key is revoked")
         known = self.known.get((statement.member, tag))
-        if known is not None and statement.serial < known.serial:
-            raise Drop("serial below a known one")
+        if known is not None and statement.serial < known.serial and statement.prefixes != known.prefixes:
+            raise Drop("superseded by a newer statement")
         self.remember(statement)
         return statement
 

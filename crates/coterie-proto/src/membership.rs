@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use coterie_crypto::{dh::PublicKey, hash::DigestMac, same_bytes};
 use coterie_model::{
-    Authority, CommunityTag, Epoch, EpochKey, Era, Head, Instant, Manifest, MemberId, Revision, Revocations, Serial,
-    Signed, Statement, UnixTime, Unverified, commitment, signed::head_hash,
+    Authority, CommunityTag, Epoch, EpochKey, Era, Head, Instant, Manifest, MemberId, Prefix, Revision, Revocations,
+    Serial, Signed, Statement, UnixTime, Unverified, commitment, signed::head_hash,
 };
 
 use crate::{DropReason, schedule};
@@ -37,6 +37,24 @@ struct HeldKey {
     retires: UnixTime,
 }
 
+/// The newest statement of a member about a community.
+#[derive(Debug, Default)]
+struct Newest {
+    serial: Serial,
+    addresses: Box<[Prefix]>,
+    /// Below this one nothing is accepted.
+    floor: Serial,
+}
+
+impl Newest {
+    /// A member may not have its newest statement yet when others do, and not get it while the server is away: the one that it was
+    /// renewed from is as good until it ends, if it says the same.
+    fn supersedes(&self, statement: &Statement) -> bool {
+        let is_older = statement.serial < self.serial;
+        statement.serial < self.floor || is_older && *self.addresses != *statement.addresses
+    }
+}
+
 /// The state of our membership.
 pub struct Membership {
     authority: Signed<Authority>,
@@ -45,7 +63,7 @@ pub struct Membership {
     /// Newest epochs first.
     keys: Vec<HeldKey>,
     manifests: BTreeMap<(CommunityTag, Epoch), Signed<Manifest>>,
-    serials: BTreeMap<(MemberId, CommunityTag), Serial>,
+    serials: BTreeMap<(MemberId, CommunityTag), Newest>,
     revocations: Option<Signed<Revocations>>,
     head: Option<Signed<Head>>,
     freshness: Freshness,
@@ -216,8 +234,8 @@ impl Membership {
             && claimed.static_key == *static_key
             && claimed.not_after > time
             && self.authority.not_after > time;
-        let floor = self.serials.get(&(claimed.member, tag)).copied().unwrap_or(0);
-        if !fits || claimed.serial < floor {
+        let newest = self.serials.get(&(claimed.member, tag));
+        if !fits || newest.is_some_and(|newest| newest.supersedes(claimed)) {
             return Err(DropReason::BadStatement);
         }
         self.verify_statement(statement)
@@ -238,16 +256,24 @@ impl Membership {
             .map_err(|_refused| NotLearned::Foreign)
     }
 
-    /// Remembers the serial of a checked statement, so that no lower one is accepted later.
+    /// Remembers the serial of a checked statement, and what it says, so that none that says something else is accepted with a
+    /// lower one later.
     pub fn note_serial(&mut self, statement: &Statement) {
-        let floor = self.serials.entry((statement.member, statement.tag)).or_insert(0);
-        *floor = statement.serial.max(*floor);
+        let newest = self.serials.entry((statement.member, statement.tag)).or_default();
+        if statement.serial > newest.serial {
+            // Where nothing was known, what was said before may have been the same.
+            let is_other = newest.serial > 0 && *newest.addresses != *statement.addresses;
+            newest.floor = if is_other { statement.serial } else { newest.floor };
+            newest.serial = statement.serial;
+            newest.addresses = statement.addresses.as_slice().into();
+        }
     }
 
     /// The community of a statement is its member's no more: neither it nor an older one is accepted again.
     pub fn end_serial(&mut self, statement: &Statement) {
-        let floor = self.serials.entry((statement.member, statement.tag)).or_insert(0);
-        *floor = statement.serial.saturating_add(1).max(*floor);
+        let newest = self.serials.entry((statement.member, statement.tag)).or_default();
+        let ended = statement.serial.max(newest.serial);
+        newest.floor = ended.saturating_add(1).max(newest.floor);
     }
 
     /// True when the owner of `static_key` is refused.

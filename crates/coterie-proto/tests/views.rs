@@ -124,6 +124,53 @@ fn whoever_left_does_not_come_back_with_the_statement_that_it_had() {
     assert_eq!(w.received(BOB).len(), 1);
 }
 
+/// A piece of community 1 that tells of a newer statement of Bob's than the one that he has.
+fn renewed(of: &Enclave) -> ViewPiece {
+    let mut piece = piece(of, 1, &[BOB], &[]);
+    piece.entries[0].statements = vec![of.statement(BOB, 1, 2, 2 * HOUR)];
+    piece
+}
+
+#[test]
+fn whoever_was_renewed_and_does_not_know_it_yet_is_a_member_still() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    tell(&mut w, BOB, vec![piece(&enclave, 1, &[ALICE], &[])]);
+    tell(&mut w, ALICE, vec![renewed(&enclave)]);
+    w.send(ALICE, BOB, b"the one from before says the same");
+    assert_eq!(w.received(BOB).len(), 1);
+    // Also to whom it calls, and who has restarted since.
+    tell(&mut w, CAROL, vec![renewed(&enclave)]);
+    tell(&mut w, BOB, vec![piece(&enclave, 1, &[CAROL], &[])]);
+    w.send(BOB, CAROL, b"and so here");
+    assert_eq!(w.received(CAROL).len(), 1);
+}
+
+#[test]
+fn a_rekey_whose_response_is_refused_is_not_tried_again_at_once() {
+    let enclave = Enclave::new();
+    let mut w = strangers(&enclave);
+    tell(&mut w, BOB, vec![piece(&enclave, 1, &[ALICE], &[])]);
+    tell(&mut w, ALICE, vec![piece(&enclave, 1, &[BOB], &[])]);
+    w.send(ALICE, BOB, b"one");
+    // Bob has other addresses now, of which he does not know.
+    let other = Enclave {
+        long: true,
+        ..Enclave::new()
+    };
+    tell(&mut w, ALICE, vec![renewed(&other)]);
+    let go_on = |w: &mut Wire, seconds| {
+        for _ in 0..seconds {
+            w.send(ALICE, BOB, b"on it goes");
+            w.advance(Duration::from_secs(1));
+        }
+        w.drops(ALICE, DropReason::BadStatement)
+    };
+    // He says it again for some seconds. From 120 s on she asks for another session; from 135 s on he would.
+    let before = go_on(&mut w, 10);
+    assert_eq!(go_on(&mut w, 118) - before, 1);
+}
+
 #[test]
 fn who_was_ended_and_was_not_known_is_forgotten_when_its_statement_has_ended() {
     let enclave = Enclave::new();

@@ -285,6 +285,9 @@ impl Node {
             Ok(s) => s,
             Err(reason) => {
                 self.indices.remove(&local_index);
+                if carrier.is_none() {
+                    self.peers[id].live().rekey_not_before = Some(now + GIVE_UP);
+                }
                 self.abandon_outgoing(id);
                 return Err(reason);
             }
