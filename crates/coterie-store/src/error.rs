@@ -17,8 +17,10 @@ pub enum StoreError {
         /// What the database says.
         source: Box<dyn core::error::Error + Send + Sync>,
     },
-    /// The database cannot be written.
-    #[error("{doing}: the database is read-only; see the file's mode and owner, and how its file system is mounted")]
+    /// The database cannot be written: it is read-only, or its disk takes nothing any more.
+    #[error(
+        "{doing}: the database is read-only; see the file's mode and owner, how its file system is mounted, and what the kernel says of its disk"
+    )]
     ReadOnly {
         /// What was being done.
         doing: &'static str,

@@ -50,6 +50,8 @@ pub(crate) fn cause(error: &sqlx::Error) -> Cause {
         11 => Cause::Corrupt,
         // Of the errors of input and output, the one of making the shared memory larger means nothing but no room.
         10 if code == 10 | (19 << 8) => Cause::Full,
+        // Writing to a file that is open, or to its disk, failed: the kernel lets nobody write to a disk that is broken.
+        10 if code == 10 | (3 << 8) || code == 10 | (4 << 8) => Cause::ReadOnly,
         _ => Cause::Other,
     }
 }

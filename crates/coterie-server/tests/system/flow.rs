@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::site::Machine;
+use coterie_lab::wait_for;
+
+use crate::site::{DEADLINE, Machine};
 
 const PORT: u16 = 7007;
 const EAR_PORT: u16 = 7008;
@@ -15,6 +17,7 @@ const EAR_PORT: u16 = 7008;
 /// A flow that runs until it is ended.
 pub(crate) struct Flow {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
     sender: JoinHandle<u64>,
     receiver: JoinHandle<BTreeSet<u64>>,
 }
@@ -51,7 +54,8 @@ impl Flow {
             host.within(count).expect("the host is there")
         });
         is_bound.recv().expect("the receiver listens");
-        let (host, stopping) = (from.host.clone(), Arc::clone(&stop));
+        let sent: Arc<AtomicU64> = Arc::default();
+        let (host, stopping, counted) = (from.host.clone(), Arc::clone(&stop), Arc::clone(&sent));
         let sender = std::thread::spawn(move || {
             let send = || {
                 let socket = UdpSocket::bind("0.0.0.0:0").expect("bound");
@@ -66,13 +70,28 @@ impl Flow {
                         let _counted = socket.send_to(&bytes, target);
                         sent += 1;
                     }
+                    counted.store(sent, Ordering::Relaxed);
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 sent
             };
             host.within(send).expect("the host is there")
         });
-        Self { stop, sender, receiver }
+        Self {
+            stop,
+            sent,
+            sender,
+            receiver,
+        }
+    }
+
+    /// Waits until so many more datagrams are sent.
+    pub(crate) fn go_on(&self, more: u64) {
+        let until = self.sent.load(Ordering::Relaxed) + more;
+        wait_for("the flow to go on", DEADLINE, || {
+            (self.sent.load(Ordering::Relaxed) >= until).then_some(())
+        })
+        .expect("it does");
     }
 
     /// Ends the flow; gives how many were sent and how many did not come.

@@ -7,6 +7,7 @@ mod machine;
 mod away;
 mod cut;
 mod door;
+mod drain;
 mod enrol;
 mod flow;
 mod rotate;

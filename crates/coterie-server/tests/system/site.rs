@@ -5,6 +5,7 @@
     reason = "a test that cannot go on fails, and one that measures says what"
 )]
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -96,9 +97,21 @@ impl Site {
 
     /// Starts the server, and waits until it is ready.
     pub(crate) fn up(&mut self) {
-        let server = self
-            .config
-            .command(env!("CARGO_BIN_EXE_coterie-server"))
+        let server = self.serve();
+        wait_for("the server to be ready", DEADLINE, || {
+            assert!(server.is_running(), "{}", server.stderr());
+            server.stderr().contains(" ready ").then_some(())
+        })
+        .unwrap_or_else(|_late| panic!("{}", server.stderr()));
+        self.server = Some(server);
+    }
+
+    /// Starts the server. A write that goes beyond what its process may write fails, and is not its end.
+    pub(crate) fn serve(&self) -> Child {
+        self.config
+            .command("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+            .arg(env!("CARGO_BIN_EXE_coterie-server"))
             .args([
                 "serve",
                 "--listen",
@@ -113,13 +126,7 @@ impl Site {
             .arg("--directory")
             .arg(&self.directory)
             .spawn()
-            .expect("the server starts");
-        wait_for("the server to be ready", DEADLINE, || {
-            assert!(server.is_running(), "{}", server.stderr());
-            server.stderr().contains(" ready ").then_some(())
-        })
-        .unwrap_or_else(|_late| panic!("{}", server.stderr()));
-        self.server = Some(server);
+            .expect("the server starts")
     }
 
     /// Runs one of the server's other commands on its directory, with files beside that.
@@ -134,6 +141,19 @@ impl Site {
             tool = tool.arg(self.config.directory().join(file));
         }
         tool.run().and_then(coterie_lab::Output::check).expect("it is done");
+    }
+
+    /// What the server answers at a path of its health listener, with the head.
+    pub(crate) fn told(&self, path: &str) -> String {
+        let asked = self.config.within(|| {
+            let mut stream = std::net::TcpStream::connect(HEALTH).expect("health is told");
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("asked");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("answered");
+            text
+        });
+        asked.expect("the host is there")
     }
 
     /// Kills the server as a power cut would.

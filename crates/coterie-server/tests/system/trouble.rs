@@ -1,4 +1,4 @@
-//! The server's disk is full, or its state an older one: the alarm is clear, and packets go on.
+//! The server's disk is full, takes no writes, or is an older one: the alarm is clear, and packets go on.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use coterie_lab::{wait_for, within_namespaces};
 
 use crate::{
     FILE,
+    flow::Flow,
     site::{DEADLINE, Site},
 };
 
@@ -16,19 +17,9 @@ fn mount(arguments: &[&str]) {
     assert!(status.success(), "mount {arguments:?}");
 }
 
-/// What the health endpoint answers.
+/// Whether the server is ready, as its health endpoint says.
 fn health(site: &Site) -> String {
-    let asked = site.config.within(|| {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect("127.0.0.1:9750").expect("health is told");
-        stream
-            .write_all(b"GET /health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            .expect("asked");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("answered");
-        text
-    });
-    asked.expect("the host is there")
+    site.told("/health/ready")
 }
 
 fn try_token(site: &Site) -> Result<v1::TokenMade, String> {
@@ -46,33 +37,107 @@ fn try_token(site: &Site) -> Result<v1::TokenMade, String> {
     })
 }
 
+/// A server whose directory is a disk of its own, and three members: two have met, and a flow between them has begun.
+fn on_small_disk() -> (Site, Flow) {
+    let mut site = Site::on_disk(FILE, |directory| {
+        mount(&["-t", "tmpfs", "-o", "size=4m", "none", directory.to_str().unwrap()]);
+    });
+    for member in ["web-1", "web-2", "web-3"] {
+        site.enrolled("web", member);
+    }
+    site.machine("web-1").ping("web-2");
+    wait_for("web-3 to know of web-1", DEADLINE, || {
+        site.machine("web-3").peer("web-1").map(drop)
+    })
+    .expect("it does");
+    let flow = Flow::start(site.machine("web-1"), site.machine("web-2"), 1000);
+    (site, flow)
+}
+
+/// Packets went on all the while, and two that had not met meet.
+fn judge_packets(site: &Site, flow: Flow) {
+    assert_eq!(site.machine("web-3").peer("web-1").unwrap().session, None);
+    site.machine("web-3").ping("web-1");
+    flow.go_on(1000);
+    let (sent, lost) = flow.end();
+    assert_eq!(lost, 0, "of {sent}");
+}
+
+/// The server refuses to write, and says why wherever one looks.
+fn judge_alarm(site: &Site, said: &str) {
+    // The log that SQLite keeps beside has some room of its own.
+    let refused = wait_for("a write that fails", DEADLINE, || try_token(site).err()).expect("nothing can be written");
+    assert!(refused.contains("read-only") && refused.contains(said), "{refused}");
+    assert!(health(site).contains("503"), "{}", health(site));
+    let log = site.server.as_ref().unwrap().stderr();
+    let alarm = log.lines().find(|line| line.contains("nothing was written"));
+    let alarm = alarm.unwrap_or_else(|| panic!("{log}"));
+    assert!(alarm.contains("ERROR") && alarm.contains(said), "{alarm}");
+}
+
 #[test]
 fn a_full_disk_raises_a_clear_alarm_and_stops_no_packet() {
     within_namespaces(|| {
-        let mut site = Site::on_disk(FILE, |directory| {
-            mount(&["-t", "tmpfs", "-o", "size=4m", "none", directory.to_str().unwrap()]);
-        });
-        site.enrolled("web", "web-1");
-        site.enrolled("web", "web-2");
-        site.machine("web-1").ping("web-2");
+        let (site, flow) = on_small_disk();
         let directory = site.directory.clone();
         let mut filler = std::fs::File::create(directory.join("filler")).unwrap();
         while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}
-        // The log that SQLite keeps beside has some room of its own.
-        let refused =
-            wait_for("a write that does not fit", DEADLINE, || try_token(&site).err()).expect("the disk is full");
-        assert!(
-            refused.contains("read-only") && refused.contains("disk is full"),
-            "{refused}"
-        );
-        assert!(health(&site).contains("503"), "{}", health(&site));
-        let log = site.server.as_ref().unwrap().stderr();
-        assert!(log.contains("nothing was written"), "{log}");
-        site.machine("web-1").ping("web-2");
+        judge_alarm(&site, "disk is full");
+        judge_packets(&site, flow);
         drop(filler);
         std::fs::remove_file(directory.join("filler")).unwrap();
         try_token(&site).expect("there is room again");
         assert!(health(&site).contains("200 OK"), "{}", health(&site));
+    });
+}
+
+/// The disk takes no writes any more under a server that runs: reading goes on, and what is open for writing fails, as where the
+/// kernel gives up on a disk. (It mounts no disk read-only that somebody has open for writing, so that the process is forbidden to
+/// write as far as it did.)
+#[test]
+fn a_disk_that_takes_no_writes_any_more_raises_a_clear_alarm_and_stops_no_packet() {
+    within_namespaces(|| {
+        let (site, flow) = on_small_disk();
+        let server = site.server.as_ref().unwrap();
+        let may_write = |bytes: &str| {
+            let pid = server.pid().to_string();
+            // Its own log is shorter.
+            let limit = format!("--fsize={bytes}:");
+            let done = site.config.run("prlimit", &["--pid", &pid, &limit]);
+            done.and_then(coterie_lab::Output::check).expect("the limit is set");
+        };
+        may_write("65536");
+        judge_alarm(&site, "how its file system is mounted");
+        let told = site.member("web-1");
+        assert_eq!(told.state, v1::MemberState::Connected, "it reads, and is followed");
+        judge_packets(&site, flow);
+        may_write("unlimited");
+        try_token(&site).expect("it is written again");
+        assert!(health(&site).contains("200 OK"), "{}", health(&site));
+    });
+}
+
+/// A server does not start on a disk that is mounted read-only, and says so; packets do without it.
+#[test]
+fn a_server_on_a_read_only_disk_says_so_and_stops_no_packet() {
+    within_namespaces(|| {
+        let (mut site, flow) = on_small_disk();
+        let directory = site.directory.clone();
+        let remount = |how: &str| {
+            let options = format!("remount,{how}");
+            mount(&["--options-mode", "ignore", "-o", &options, directory.to_str().unwrap()]);
+        };
+        site.kill_server();
+        // The threads of SQLite close their files with the process.
+        site.config.within(|| remount("ro")).unwrap();
+        let server = site.serve();
+        let ended = server.wait(DEADLINE).expect("it ends");
+        let said = server.stderr();
+        assert!(!ended.success() && said.contains("read-only"), "{said}");
+        judge_packets(&site, flow);
+        site.config.within(|| remount("rw")).unwrap();
+        site.up();
+        try_token(&site).expect("it is written again");
     });
 }
 
