@@ -5,7 +5,7 @@ use coterie_crypto::{Secret, SeededEntropy, aead::Suite, dh::KeyPair};
 use coterie_model::{CommunityTag, EpochKey, Instant, UnixTime};
 
 use super::*;
-use crate::{DropReason, Outcome, handshake::payload::Suites};
+use crate::{DropReason, Outcome, handshake::payload::Suites, wire::control::Control};
 
 const VISITOR: &str = "192.0.2.9:5000";
 const TOKEN: u8 = 0x70;
@@ -269,6 +269,95 @@ fn a_call_is_answered_once_also_after_a_restart_and_not_after_the_tokens_end() {
         Some(Outcome::Dropped(DropReason::Replayed))
     );
     assert!(restarted.poll_transmit().is_none() && d.poll_transmit().is_none());
+}
+
+/// Everything that is on its way between one visitor and its door comes; gives what the visitor was answered.
+fn exchange(v: &mut Visitor, d: &mut Door, now: Instant) -> Option<Vec<u8>> {
+    let mut got = None;
+    loop {
+        let mut quiet = true;
+        while let Some(mut out) = v.poll_transmit() {
+            quiet = false;
+            d.handle_outside(&mut out.bytes, at(VISITOR), |_| false, UnixTime(1), now);
+        }
+        while let Some(mut out) = d.poll_transmit() {
+            quiet = false;
+            got = v.handle_outside(&mut out.bytes, now).1.or(got);
+        }
+        if quiet {
+            return got;
+        }
+    }
+}
+
+/// A packet of IP from one inside address to another, with nothing in it.
+fn packet(destination: std::net::IpAddr) -> Vec<u8> {
+    match destination {
+        std::net::IpAddr::V4(to) => {
+            let mut packet = vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 77, 0, 9];
+            packet.extend(to.octets());
+            packet
+        }
+        std::net::IpAddr::V6(to) => {
+            let mut packet = vec![0x60, 0, 0, 0, 0, 0, 59, 64];
+            packet.extend([0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+            packet.extend(to.octets());
+            packet
+        }
+    }
+}
+
+/// Under the keys of a visit one request goes in: no packet, to whichever inside address, and nothing of what members say to each
+/// other; none of it has an effect, and no other node takes it.
+#[test]
+fn a_visitor_reaches_nothing_but_the_end_of_its_request() {
+    let (mut v, mut d, now) = (visitor(TOKEN, &[1], bytes(3000)), door(1), Instant::ZERO);
+    assert_eq!(v.sealed(b"x"), None, "outside there are no keys");
+    v.handle_timeout(now);
+    assert_eq!(exchange(&mut v, &mut d, now), None);
+    let request = d.poll_request().expect("it came whole");
+    assert!(d.poll_record().is_some() && d.poll_record().is_none());
+
+    let inside = ["10.77.0.1", "10.77.0.2", "10.77.255.255", "fd77::1"];
+    let packets = inside.map(|to| (packet(to.parse().unwrap()), DropReason::BadControl));
+    let of_members = [
+        Control::Probe([1; 8]),
+        Control::ProbeReply([1; 8]),
+        Control::RekeyInitiation(&[1; 200]),
+        Control::RekeyResponse(&[1; 200]),
+        Control::RekeyOffer(1, &[1; coterie_crypto::kem::ENCAPSULATION_KEY_LEN]),
+        Control::RekeyAnswer(1, &[1; coterie_crypto::kem::CIPHERTEXT_LEN]),
+        Control::RekeyConfirm(1, &[1; coterie_crypto::wrap::WRAPPED_LEN]),
+        Control::DifferenceRequest(1, 0),
+        Control::Difference {
+            transfer: 1,
+            offset: 0,
+            total: 1,
+            bytes: &[1],
+        },
+        Control::Statement(&[1; 100]),
+    ];
+    let of_members = of_members.map(|frame| (frame.to_bytes(), DropReason::Unexpected));
+    for (text, reason) in packets.into_iter().chain(of_members) {
+        let sealed = v.sealed(&text).expect("it is let in");
+        let elsewhere = door(2).handle_outside(&mut sealed.clone(), at(VISITOR), |_| false, UnixTime(1), now);
+        assert_eq!(elsewhere, None, "it is nobody's session there");
+        let taken = d.handle_outside(&mut sealed.clone(), at(VISITOR), |_| false, UnixTime(1), now);
+        assert_eq!(taken, Some(Outcome::Dropped(reason)), "{:02x?}", &text[..1]);
+        assert!(d.poll_transmit().is_none() && d.poll_request().is_none() && d.poll_record().is_none());
+    }
+    // Another request than the first goes nowhere, either.
+    let other = Control::Carry {
+        offset: 0,
+        total: 5,
+        bytes: b"other",
+    };
+    let mut sealed = v.sealed(&other.to_bytes()).expect("it is let in");
+    d.handle_outside(&mut sealed, at(VISITOR), |_| false, UnixTime(1), now);
+    assert!(d.poll_request().is_none(), "one request a visit");
+
+    d.answer(request.visit, bytes(50), now);
+    assert_eq!(exchange(&mut v, &mut d, now), Some(bytes(50)), "the visit went on");
 }
 
 #[test]

@@ -183,6 +183,16 @@ impl Visitor {
         &self.visit.rendezvous[self.calls.saturating_sub(1) % self.visit.rendezvous.len()]
     }
 
+    /// Whatever it likes, sealed under the keys of its visit, once the door let it in.
+    #[cfg(test)]
+    pub(super) fn sealed(&mut self, text: &[u8]) -> Option<Vec<u8>> {
+        let salt = self.entropy.salt();
+        match &mut self.stage {
+            Stage::Carrying(carrying) => seal_control(&mut carrying.session, salt, text),
+            Stage::Outside | Stage::Calling { .. } | Stage::Offering { .. } | Stage::Over => None,
+        }
+    }
+
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Stage::Carrying(_) = self.stage {
