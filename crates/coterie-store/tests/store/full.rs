@@ -1,4 +1,4 @@
-//! A disk that is full, and one that cannot be written: on a small file system of our own.
+//! A disk that is full, and one that cannot be written: on a small file system of our own, or within limits.
 
 use std::path::Path;
 use std::process::Command;
@@ -30,6 +30,76 @@ fn a_disk_that_cannot_be_written_is_said() {
             .block_on(be_read_only(dir.path()));
         unmount(dir.path());
     });
+}
+
+/// A disk takes no writes any more under a store that is open: reading goes on, and what is open for writing fails, as where the
+/// kernel gives up on a disk. (It mounts none read-only that somebody has open for writing, so that the process forbids itself to
+/// write as far as it did; a shell starts it so that this is not its end.)
+#[test]
+fn a_disk_that_takes_no_writes_any_more_is_said_and_got_over() {
+    const INSIDE: &str = "COTERIE_WRITES_ARE_LIMITED";
+    if std::env::var_os(INSIDE).is_some() {
+        tokio::runtime::Runtime::new().unwrap().block_on(be_stuck());
+        return;
+    }
+    let out = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "full::a_disk_that_takes_no_writes_any_more_is_said_and_got_over",
+        ])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && said.contains("1 passed"), "{out:?}");
+}
+
+/// How long a file may be that this process writes.
+fn may_write(bytes: &str) {
+    let pid = std::process::id().to_string();
+    let limit = format!("--fsize={bytes}:");
+    let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
+    assert!(status.success(), "prlimit {limit}");
+}
+
+async fn be_stuck() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut entropy = SeededEntropy::from_number(1);
+    let path = dir.path().join("db");
+    let store = Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap();
+    let mut w = store.write().await.unwrap();
+    let (tenant, enclave) = tenant_with_enclave(&mut w, "acme", "prod", &mut entropy).await;
+    w.commit().await.unwrap();
+    let mut committed = 0;
+    for round in 0..3 {
+        may_write("4096");
+        for size in [100, 20_000, 4_000_000] {
+            let error = add(&store, enclave, committed, size, &mut entropy).await.unwrap_err();
+            assert!(matches!(error, StoreError::ReadOnly { .. }), "round {round}: {error}");
+            let revision = store.read().await.unwrap().enclave(tenant, enclave).await;
+            assert_eq!(
+                revision.unwrap().unwrap().revision,
+                committed,
+                "what is acknowledged is there"
+            );
+        }
+        let error = store.backup(&dir.path().join("backup"), root_key()).await.unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+        may_write("unlimited");
+        for _ in 0..10 {
+            add(&store, enclave, committed, 20_000, &mut entropy).await.unwrap();
+            committed += 1;
+        }
+        let report = store.check().await.unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+    }
+    store.close().await.unwrap();
+    let store = Store::open(&path, root_key(), NOW, &mut entropy).await.unwrap();
+    let records = store.read().await.unwrap().records(enclave).await.unwrap();
+    let members = records.iter().filter(|r| r.kind == "member").count();
+    assert_eq!(u64::try_from(members).unwrap(), committed);
 }
 
 fn mount(dir: &Path, options: &str) {
