@@ -40,7 +40,8 @@ fn try_token(site: &Site) -> Result<v1::TokenMade, String> {
 /// A server whose directory is a disk of its own, and three members: two have met, and a flow between them has begun.
 fn on_small_disk() -> (Site, Flow) {
     let mut site = Site::on_disk(FILE, |directory| {
-        mount(&["-t", "tmpfs", "-o", "size=4m", "none", directory.to_str().unwrap()]);
+        let directory = directory.to_str().expect("a plain path");
+        mount(&["-t", "tmpfs", "-o", "size=4m", "none", directory]);
     });
     for member in ["web-1", "web-2", "web-3"] {
         site.enrolled("web", member);
@@ -56,7 +57,8 @@ fn on_small_disk() -> (Site, Flow) {
 
 /// Packets went on all the while, and two that had not met meet.
 fn judge_packets(site: &Site, flow: Flow) {
-    assert_eq!(site.machine("web-3").peer("web-1").unwrap().session, None);
+    let stranger = site.machine("web-3").peer("web-1").expect("it is known");
+    assert_eq!(stranger.session, None, "they have not met");
     site.machine("web-3").ping("web-1");
     flow.go_on(1000);
     let (sent, lost) = flow.end();
@@ -69,7 +71,7 @@ fn judge_alarm(site: &Site, said: &str) {
     let refused = wait_for("a write that fails", DEADLINE, || try_token(site).err()).expect("nothing can be written");
     assert!(refused.contains("read-only") && refused.contains(said), "{refused}");
     assert!(health(site).contains("503"), "{}", health(site));
-    let log = site.server.as_ref().unwrap().stderr();
+    let log = site.server.as_ref().expect("it runs").stderr();
     let alarm = log.lines().find(|line| line.contains("nothing was written"));
     let alarm = alarm.unwrap_or_else(|| panic!("{log}"));
     assert!(alarm.contains("ERROR") && alarm.contains(said), "{alarm}");
