@@ -67,11 +67,10 @@ fn ten_rotations_under_load_lose_no_packet() {
             println!("rotation {rotation}: epoch {last}");
         }
         wait_epoch(&site, ["db-1", "db-2"], planned.epoch);
-        let ends = protocol_time(&site) + beyond();
-        wait_for("the last grace to pass", Duration::from_secs(beyond() + 5), || {
-            (protocol_time(&site) >= ends).then_some(())
-        })
-        .expect("time goes on");
+        let ended = protocol_time(&site);
+        wait_time(&site, ended + GRACE);
+        who_heard_of_nothing_starts_nothing(&site, last);
+        wait_time(&site, ended + beyond());
 
         // A session outlives its epoch until its keys are old; then it is in the newest.
         let session = site.machine("web-1").session("web-2");
@@ -81,7 +80,6 @@ fn ten_rotations_under_load_lose_no_packet() {
         );
         site.enrolled("db", "db-3").ping("db-1");
         assert_eq!(site.machine("db-3").session("db-1").epoch, planned.epoch);
-        who_heard_of_nothing_starts_nothing(&site, last);
         for (what, flow) in ["removals", "the planned one"].into_iter().zip(flows) {
             let (sent, lost) = flow.end();
             println!("{sent} packets over {what}, {lost} lost");
@@ -132,6 +130,14 @@ fn wait_epoch<const N: usize>(site: &Site, members: [&str; N], epoch: u64) {
             )
         });
     }
+}
+
+fn wait_time(site: &Site, time: u64) {
+    let longest = Duration::from_secs(time.saturating_sub(protocol_time(site)) + 5);
+    wait_for("a time to come", longest, || {
+        (protocol_time(site) >= time).then_some(())
+    })
+    .expect("time goes on");
 }
 
 /// By a member's clock, Unix seconds.
