@@ -181,6 +181,11 @@ pub fn failure(reason: DropReason, destination: &str) -> Failure {
             format!("the outside address of {destination} is not known"),
             "give the member an endpoint in the enclave file; where there is no server, issue this node's bundle anew",
         )
+    } else if reason == DropReason::Revoked {
+        (
+            format!("{destination} is isolated, or its membership was revoked"),
+            "whoever runs the enclave knows why: `coterie audit tail`, or the enclave's directory",
+        )
     } else if reason == DropReason::MembershipEnded {
         (
             "this node's membership has ended".to_owned(),

@@ -85,13 +85,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 enum Ending {
     /// For good.
     Stopped,
-    /// To begin again as another member: the machine was forked, and something lets it in.
+    /// To begin again as another member: the machine was forked, or is none any more, and something lets it in.
     Again,
 }
 
 /// Begins again from nothing, in the same process: of what it knew nothing is left.
 fn begin_again() -> anyhow::Result<()> {
-    tracing::info!("this machine was forked or restored, and enrols anew");
+    tracing::info!("this machine was forked or restored, or is no member any more, and enrols anew");
     let mut command = std::process::Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1));
     // What the service manager passed at the first start is not there again.
@@ -345,7 +345,7 @@ fn attend(options: &Options, driver: &mut Driver, mut before: Before) -> anyhow:
                 driver.shut_down()?;
                 return Ok(Ending::Stopped);
             }
-            Left::Forked => {
+            Left::Anew => {
                 driver.shut_down()?;
                 return Ok(Ending::Again);
             }

@@ -110,8 +110,8 @@ pub enum Left {
     Reload(Option<SyncSender<Reply>>),
     /// The server gave a bundle.
     Renewed(Box<Renewed>),
-    /// The machine was forked, and something lets it in again.
-    Forked,
+    /// The machine was forked, or is no member any more, and something lets it in again.
+    Anew,
     /// Stop.
     Stop,
 }
@@ -231,7 +231,7 @@ impl Driver {
                 self.check_lockdown(now);
             }
             if self.may_return(now) {
-                return Ok(Left::Forked);
+                return Ok(Left::Anew);
             }
             if self.watched.is_none_or(|at| now.since(at) >= IDLE_TICK / 2) {
                 self.watched = Some(now);

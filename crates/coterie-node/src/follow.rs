@@ -127,6 +127,8 @@ pub struct Server {
     pub since: Instant,
     /// What went wrong last.
     pub trouble: Option<String>,
+    /// It said that this machine is no member any more.
+    pub has_ended: bool,
     /// The serial of the newest bundle.
     pub serial: u64,
 }

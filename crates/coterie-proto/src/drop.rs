@@ -56,7 +56,7 @@ reasons! {
     BadHandshake => "bad-handshake",
     /// Outside: a statement that is foreign, ended, superseded, or not its bearer's.
     BadStatement => "bad-statement",
-    /// Outside: a revoked member.
+    /// From or to a member that is isolated, or whose membership was revoked.
     Revoked => "revoked",
     /// Outside: an epoch that does not admit.
     EpochClosed => "epoch-closed",

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use coterie_crypto::{dh::PublicKey, hash::DigestMac, same_bytes};
 use coterie_model::{
-    Authority, CommunityTag, Epoch, EpochKey, Era, Head, Instant, Manifest, MemberId, Prefix, Revision, Revocations,
-    Serial, Signed, Statement, UnixTime, Unverified, commitment, signed::head_hash,
+    Authority, CommunityTag, Epoch, EpochKey, Era, Head, Instant, Manifest, MemberId, Revision, Revocations, Serial,
+    Signed, Statement, UnixTime, Unverified, commitment, signed::head_hash,
 };
 
 use crate::{DropReason, schedule};
@@ -37,24 +37,6 @@ struct HeldKey {
     retires: UnixTime,
 }
 
-/// The newest statement of a member about a community.
-#[derive(Debug, Default)]
-struct Newest {
-    serial: Serial,
-    addresses: Box<[Prefix]>,
-    /// Below this one nothing is accepted.
-    floor: Serial,
-}
-
-impl Newest {
-    /// A member may not have its newest statement yet when others do, and not get it while the server is away: the one that it was
-    /// renewed from is as good until it ends, if it says the same.
-    fn supersedes(&self, statement: &Statement) -> bool {
-        let is_older = statement.serial < self.serial;
-        statement.serial < self.floor || is_older && *self.addresses != *statement.addresses
-    }
-}
-
 /// The state of our membership.
 pub struct Membership {
     authority: Signed<Authority>,
@@ -63,7 +45,8 @@ pub struct Membership {
     /// Newest epochs first.
     keys: Vec<HeldKey>,
     manifests: BTreeMap<(CommunityTag, Epoch), Signed<Manifest>>,
-    serials: BTreeMap<(MemberId, CommunityTag), Newest>,
+    /// Below which serial nothing is accepted.
+    floors: BTreeMap<(MemberId, CommunityTag), Serial>,
     revocations: Option<Signed<Revocations>>,
     head: Option<Signed<Head>>,
     freshness: Freshness,
@@ -103,7 +86,7 @@ impl Membership {
             own: BTreeMap::new(),
             keys: Vec::new(),
             manifests: BTreeMap::new(),
-            serials: BTreeMap::new(),
+            floors: BTreeMap::new(),
             revocations: None,
             head: None,
             freshness,
@@ -214,7 +197,8 @@ impl Membership {
         Some(&held.key)
     }
 
-    /// Checks a peer's statement for `tag` from the owner of `static_key` (WIRE section 3.2, point 10).
+    /// Checks a peer's statement for `tag` from the owner of `static_key` (WIRE section 3.2, point 10), where `known` is the newest
+    /// that is known for its member and community.
     ///
     /// # Errors
     /// [`DropReason::Revoked`] or [`DropReason::BadStatement`].
@@ -223,6 +207,7 @@ impl Membership {
         statement: Unverified<Statement>,
         tag: CommunityTag,
         static_key: &PublicKey,
+        known: Option<&Statement>,
         now: Instant,
     ) -> Result<Signed<Statement>, DropReason> {
         let claimed = statement.claimed();
@@ -234,8 +219,11 @@ impl Membership {
             && claimed.static_key == *static_key
             && claimed.not_after > time
             && self.authority.not_after > time;
-        let newest = self.serials.get(&(claimed.member, tag));
-        if !fits || newest.is_some_and(|newest| newest.supersedes(claimed)) {
+        // A member may not have its newest statement yet when others do, and not get it while the server is away: the one that it was
+        // renewed from is as good until it ends, if it says the same.
+        let is_other = known.is_some_and(|k| claimed.serial < k.serial && claimed.addresses != k.addresses);
+        let floor = self.floors.get(&(claimed.member, tag)).copied().unwrap_or(0);
+        if !fits || is_other || claimed.serial < floor {
             return Err(DropReason::BadStatement);
         }
         self.verify_statement(statement)
@@ -256,24 +244,10 @@ impl Membership {
             .map_err(|_refused| NotLearned::Foreign)
     }
 
-    /// Remembers the serial of a checked statement, and what it says, so that none that says something else is accepted with a
-    /// lower one later.
-    pub fn note_serial(&mut self, statement: &Statement) {
-        let newest = self.serials.entry((statement.member, statement.tag)).or_default();
-        if statement.serial > newest.serial {
-            // Where nothing was known, what was said before may have been the same.
-            let is_other = newest.serial > 0 && *newest.addresses != *statement.addresses;
-            newest.floor = if is_other { statement.serial } else { newest.floor };
-            newest.serial = statement.serial;
-            newest.addresses = statement.addresses.as_slice().into();
-        }
-    }
-
     /// The community of a statement is its member's no more: neither it nor an older one is accepted again.
     pub fn end_serial(&mut self, statement: &Statement) {
-        let newest = self.serials.entry((statement.member, statement.tag)).or_default();
-        let ended = statement.serial.max(newest.serial);
-        newest.floor = ended.saturating_add(1).max(newest.floor);
+        let floor = self.floors.entry((statement.member, statement.tag)).or_insert(0);
+        *floor = statement.serial.saturating_add(1).max(*floor);
     }
 
     /// True when the owner of `static_key` is refused.

@@ -15,8 +15,19 @@ use coterie_store::TenantId;
 
 use crate::keeper::State;
 
-/// Refusals that the audit log takes a second: of who holds a token, and of strangers. More are counted only.
-const NOTED: [u32; 2] = [20, 2];
+/// Refusals of who holds a token that the audit log takes a second. More are counted only.
+const NOTED: u32 = 20;
+/// Refusals of strangers that it takes at once, and one more each time so long has passed: whoever comes without a token, and
+/// goes on for days, fills no disk.
+const OF_STRANGERS: (u32, Duration) = (20, Duration::from_secs(30));
+
+/// What the audit log was told of refusals.
+struct Noted {
+    /// Since when the second runs, and how many it had.
+    second: (Instant, u32),
+    /// How many of strangers it takes, and since when.
+    strangers: (Instant, u32),
+}
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfEnclave {
@@ -46,7 +57,7 @@ pub(crate) struct Metrics {
     connected: Family<OfEnclave, Gauge>,
     revision: Family<OfEnclave, Gauge<u64, AtomicU64>>,
     failing: AtomicBool,
-    noted: Mutex<(Instant, [u32; 2])>,
+    noted: Mutex<Noted>,
 }
 
 impl Metrics {
@@ -86,7 +97,10 @@ impl Metrics {
                 family
             },
             failing: AtomicBool::new(false),
-            noted: Mutex::new((Instant::now(), [0; 2])),
+            noted: Mutex::new(Noted {
+                second: (Instant::now(), 0),
+                strangers: (Instant::now(), OF_STRANGERS.0),
+            }),
         };
         let mut all = this(&mut registry);
         all.registry = registry;
@@ -120,15 +134,24 @@ impl Metrics {
         self.refused.inc();
     }
 
-    /// Whether the audit log takes another refusal in this second.
+    /// Whether the audit log takes another refusal now.
     pub(crate) fn may_note_refusal(&self, of_a_stranger: bool) -> bool {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        if noted.0.elapsed() >= Duration::from_secs(1) {
-            *noted = (Instant::now(), [0; 2]);
+        if of_a_stranger {
+            let (most, pause) = OF_STRANGERS;
+            let (since, left) = &mut noted.strangers;
+            let passed = u32::try_from(since.elapsed().as_secs() / pause.as_secs()).unwrap_or(most);
+            *since += pause * passed;
+            *left = left.saturating_add(passed).min(most);
+            let may = *left > 0;
+            *left = left.saturating_sub(1);
+            return may;
         }
-        let which = usize::from(of_a_stranger);
-        noted.1[which] += 1;
-        noted.1[which] <= NOTED[which]
+        if noted.second.0.elapsed() >= Duration::from_secs(1) {
+            noted.second = (Instant::now(), 0);
+        }
+        noted.second.1 += 1;
+        noted.second.1 <= NOTED
     }
 
     /// A node knew more than this server.
@@ -178,4 +201,27 @@ fn of_enclave(registry: &mut Registry, name: &str, help: &str) -> Family<OfEncla
     let family = Family::default();
     registry.register(name, help, family.clone());
     family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_flood_of_strangers_little_is_noted_and_of_who_holds_a_token_still_something() {
+        let metrics = Metrics::new();
+        let noted = |of_a_stranger| (0..1_000).filter(|_| metrics.may_note_refusal(of_a_stranger)).count();
+        assert_eq!(noted(true), 20);
+        assert_eq!(noted(true), 0, "nor in the next second");
+        assert!(noted(false) >= 20);
+        // A pause of half a minute gives room for one, and the longest for no more than there was.
+        let back = |seconds| {
+            let mut noted = metrics.noted.lock().unwrap();
+            noted.strangers.0 = Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        };
+        back(31);
+        assert_eq!(noted(true), 1);
+        back(3_600);
+        assert_eq!(noted(true), 20);
+    }
 }

@@ -9,12 +9,12 @@ use axum::{
     extract::{DefaultBodyLimit, Request as Asked, State},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
-    routing::post,
+    routing::{MethodRouter, post},
 };
 use bytes::Bytes;
 use coterie_api::{
     node::{Explanation, Failure},
-    v1,
+    v1::{self, Endpoint, Scope},
 };
 use coterie_control::{
     bundle::Request,
@@ -35,26 +35,51 @@ use crate::{
     registry::Server,
 };
 
-/// The routes of nodes.
+/// How an endpoint is served.
+type Serve = fn() -> MethodRouter<Arc<Server>>;
+
+/// Every endpoint of nodes, with what serves it.
+const ROUTES: &[(&str, Serve)] = &[
+    ("/v1/enrol", || post(enrol)),
+    ("/v1/node/follow", || post(follow)),
+    ("/v1/node/bundle", || post(bundle)),
+    ("/v1/node/ack", || post(ack)),
+    ("/v1/node/resolve", || post(resolve)),
+    ("/v1/node/explained", || post(explained)),
+    ("/v1/node/ready", || post(ready)),
+    ("/v1/node/revocations", || {
+        post(revocations).layer(DefaultBodyLimit::max(v1::MAX_REVOCATIONS))
+    }),
+    ("/v1/node/bye", || post(bye)),
+];
+
+/// The routes of nodes. What [`v1::ENDPOINTS`] does not name is not served.
 pub(crate) fn router(server: Arc<Server>) -> Router {
-    let of_members = Router::new()
-        .route("/v1/node/follow", post(follow))
-        .route("/v1/node/bundle", post(bundle))
-        .route("/v1/node/ack", post(ack))
-        .route("/v1/node/resolve", post(resolve))
-        .route("/v1/node/explained", post(explained))
-        .route("/v1/node/ready", post(ready))
-        .route(
-            "/v1/node/revocations",
-            post(revocations).layer(DefaultBodyLimit::max(v1::MAX_REVOCATIONS)),
-        )
-        .route("/v1/node/bye", post(bye))
-        .route_layer(middleware::from_fn(certified));
-    of_members
-        .route("/v1/enrol", post(enrol))
+    let mut router = Router::new();
+    for (path, serve) in ROUTES {
+        let Some(endpoint) = of_nodes().find(|endpoint| endpoint.path == *path) else {
+            continue;
+        };
+        let serve = match endpoint.scope {
+            Scope::Visitor => serve(),
+            Scope::Operator | Scope::Own | Scope::Tenant | Scope::Member => {
+                serve().route_layer(middleware::from_fn(certified))
+            }
+        };
+        router = router.route(path, serve);
+    }
+    router
         .fallback(|| async { Refusal::NoEndpoint })
         .layer(DefaultBodyLimit::max(v1::MAX_APPLICATION))
         .with_state(server)
+}
+
+/// What nodes call.
+pub(crate) fn of_nodes() -> impl Iterator<Item = &'static Endpoint> {
+    v1::ENDPOINTS.iter().filter(|endpoint| match endpoint.scope {
+        Scope::Visitor | Scope::Member => true,
+        Scope::Operator | Scope::Own | Scope::Tenant => false,
+    })
 }
 
 type Answer = Result<Response, Refusal>;
@@ -86,20 +111,32 @@ async fn enrol(
 }
 
 async fn enrolled(server: &Server, node: &Node, headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let token = token_of(body).map_err(|error| Refusal::BadRequest(error.to_string()))?;
     let door = match &node.certified {
         Some(_) => Some(member(node).await?.0),
         None => None,
     };
-    let entrance = entrance(node, door, headers, TokenId(token)).await?;
-    match judged(server, node, &entrance, body).await {
+    let (source, door) = source(node, door, headers).await?;
+    let token = token_of(body).map(TokenId);
+    let judged = match token {
+        Ok(token) => {
+            let door = door.clone();
+            judged(server, node, &Entrance { source, door, token }, body).await
+        }
+        Err(error) => Err(Refusal::BadRequest(error.to_string())),
+    };
+    match judged {
         Ok(Outcome::Reply(reply)) => Ok(reply),
         Ok(_) => Err(Refusal::Gone),
         Err(refusal) => {
             server.metrics.enrolment_refused();
             let deed = Deed {
                 actor: "visitor".to_owned(),
-                act: Act::RefuseEntrance(entrance, refusal.to_string()),
+                act: Act::RefuseEntrance {
+                    source,
+                    door,
+                    token: token.ok(),
+                    reason: refusal.to_string(),
+                },
             };
             // Of a flood of refusals the log tells as many as the server can write down; those of strangers, who hold no token,
             // take no room from the others.
@@ -139,15 +176,10 @@ async fn judged(server: &Server, node: &Node, entrance: &Entrance, body: &[u8]) 
     node.keeper.act(deed).await
 }
 
-/// Where an application came from: a door says it of its visitor, and nobody else is believed.
-async fn entrance(node: &Node, door: Option<Name>, headers: &HeaderMap, token: TokenId) -> Result<Entrance, Refusal> {
+/// Where an application came from, and the door that says so of its visitor: nobody else is believed.
+async fn source(node: &Node, door: Option<Name>, headers: &HeaderMap) -> Result<(SocketAddr, Option<Name>), Refusal> {
     let told = headers.get(v1::SOURCE_HEADER).and_then(|value| value.to_str().ok());
     let told: Option<SocketAddr> = told.and_then(|text| text.parse().ok());
-    let mut entrance = Entrance {
-        source: node.address,
-        door: None,
-        token,
-    };
     if let (Some(name), Some(source)) = (door, told) {
         let asked = name.clone();
         if node
@@ -155,11 +187,10 @@ async fn entrance(node: &Node, door: Option<Name>, headers: &HeaderMap, token: T
             .look(move |state| state.is_door(&asked) && !state.enclave.is_isolated(&asked))
             .await?
         {
-            entrance.source = SocketAddr::new(source.ip().to_canonical(), source.port());
-            entrance.door = Some(name);
+            return Ok((SocketAddr::new(source.ip().to_canonical(), source.port()), Some(name)));
         }
     }
-    Ok(entrance)
+    Ok((node.address, None))
 }
 
 /// The member that calls, and its enrolment: by the key of the certificate that it shows.
@@ -342,4 +373,17 @@ async fn bye(Extension(node): Extension<Node>) -> Answer {
     };
     node.keeper.act(deed).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_endpoint_of_nodes_is_served_and_nothing_else_is() {
+        let served: Vec<_> = ROUTES.iter().map(|(path, _)| *path).collect();
+        let named: Vec<_> = of_nodes().map(|endpoint| endpoint.path).collect();
+        assert_eq!(served, named, "in the order of the table");
+        assert!(of_nodes().all(|endpoint| endpoint.method == v1::Method::Post));
+    }
 }

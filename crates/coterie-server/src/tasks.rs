@@ -10,7 +10,7 @@ use coterie_store::{Finished, StoreError, Task, Write};
 
 use crate::{
     clock, hex,
-    keeper::{Act, Deed, Keeper},
+    keeper::{self, Act, Deed, Keeper},
     refusal::Refusal,
     registry::Server,
 };
@@ -19,19 +19,27 @@ use crate::{
 const ROLL: &str = "roll";
 /// An ephemeral member may not have been seen for too long.
 const EXPIRE: &str = "expire";
+/// What nobody needs any more is to be forgotten.
+const PRUNE: &str = "prune";
+/// Of what: one task for the whole database.
+const ALL: &str = "all";
+/// How often.
+const PRUNE_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How long a token is kept that ended, and made nobody who is not gone for so long.
+const KEPT_TOKENS: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a claim on tasks is held.
 const CLAIM: Duration = Duration::from_secs(30);
 /// Tasks of one round.
 const ROUND: u32 = 64;
 
-/// Asks for a community's key to be replaced.
-pub(crate) async fn ask_roll(
+/// Has a community's key replaced at `due` and no earlier: it is new now, whoever replaced it.
+pub(crate) async fn set_roll(
     w: &mut Write,
     enclave: EnclaveId,
     community: &Name,
     due: UnixTime,
 ) -> Result<(), StoreError> {
-    w.ask_task(ROLL, &format!("{enclave}/{community}"), due).await
+    w.set_task(ROLL, &format!("{enclave}/{community}"), due).await
 }
 
 /// Asks whether an ephemeral member is still there.
@@ -49,15 +57,31 @@ pub(crate) async fn run(server: Arc<Server>) {
     let mut stopping = server.stopping.clone();
     let mut rounds = tokio::time::interval(Duration::from_secs(1));
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut has_begun = false;
     loop {
         tokio::select! {
             _ = rounds.tick() => {}
             _ = stopping.changed() => return,
         }
-        if let Err(error) = round(&server).await {
+        let done = match has_begun {
+            true => round(&server).await,
+            false => begin(&server).await,
+        };
+        has_begun |= done.is_ok();
+        if let Err(error) = done {
             tracing::warn!("tasks that are due wait: {error:#}");
         }
     }
+}
+
+/// Takes over what a process before this one left, and asks for what is done regularly.
+async fn begin(server: &Server) -> anyhow::Result<()> {
+    let mut w = server.store.write().await?;
+    w.release_tasks().await?;
+    // Where it is asked for already, the earlier time holds: a server that is started every day forgets all the same.
+    w.ask_task(PRUNE, ALL, clock::now().plus(PRUNE_EVERY)).await?;
+    w.commit().await?;
+    Ok(())
 }
 
 async fn round(server: &Server) -> anyhow::Result<()> {
@@ -92,6 +116,9 @@ async fn round(server: &Server) -> anyhow::Result<()> {
 
 /// Does one; gives when it is to be done again.
 async fn perform(server: &Server, task: &Task) -> anyhow::Result<Option<UnixTime>> {
+    if task.kind == PRUNE {
+        return prune(server).await.map(Some);
+    }
     let (enclave, subject) = task.subject.split_once('/').context("a task without a subject")?;
     let enclave = EnclaveId(hex::id(enclave).context("no enclave's id")?);
     let Some(keeper) = server.keeper_of(enclave) else {
@@ -107,7 +134,7 @@ async fn perform(server: &Server, task: &Task) -> anyhow::Result<Option<UnixTime
     }
 }
 
-/// The deed itself asks for the next one.
+/// The deed itself says when the next one is due.
 async fn roll(keeper: &Keeper, community: &Name) -> anyhow::Result<Option<UnixTime>> {
     let deed = Deed {
         actor: "schedule".to_owned(),
@@ -120,6 +147,29 @@ async fn roll(keeper: &Keeper, community: &Name) -> anyhow::Result<Option<UnixTi
         Ok(_) | Err(Refusal::NotFound(_)) => Ok(None),
         Err(refusal) => Err(refusal.into()),
     }
+}
+
+/// Forgets what nobody needs; gives when to do it again.
+async fn prune(server: &Server) -> anyhow::Result<UnixTime> {
+    let now = clock::now();
+    let ended = UnixTime(now.0.saturating_sub(KEPT_TOKENS.as_secs()));
+    for keeper in server.all() {
+        let Ok(newest) = keeper.look(|state| state.revision).await else {
+            // It was removed at this moment, with all that it had.
+            continue;
+        };
+        let mut w = server.store.write().await?;
+        // Who has heard none of these is told everything anew in any case.
+        let floor = newest.saturating_sub(u64::from(keeper::MOST_CHANGES));
+        let changes = match w.prune_changes(keeper.enclave, floor).await {
+            Err(StoreError::NotFound { .. }) => continue,
+            pruned => pruned?,
+        };
+        let tokens = w.prune_tokens(keeper.enclave, ended).await?;
+        w.commit().await?;
+        tracing::info!(enclave = %keeper.name, changes, tokens, "forgot what nobody needs any more");
+    }
+    Ok(now.plus(PRUNE_EVERY))
 }
 
 async fn expire(server: &Server, keeper: &Keeper, member: MemberId) -> anyhow::Result<Option<UnixTime>> {

@@ -13,6 +13,9 @@ pub use counted::write_points;
 
 #[cfg(feature = "crash-points")]
 mod counted {
+    use std::ffi::OsString;
+    use std::fs::File;
+    use std::io::Write as _;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +24,8 @@ mod counted {
     static PASSED: AtomicU64 = AtomicU64::new(0);
     /// A text that is no number is a point that is never passed.
     static CRASH_AT: LazyLock<Option<u64>> = LazyLock::new(|| std::env::var("COTERIE_CRASH_AT").ok()?.parse().ok());
+    /// A file that gets a byte longer at each point, for who counts them from without.
+    static COUNT: LazyLock<Option<OsString>> = LazyLock::new(|| std::env::var_os("COTERIE_CRASH_COUNT"));
 
     /// How many points this process has passed in all its databases: with `COTERIE_CRASH_AT` set to one of these numbers
     /// (the first is 1), one that does the same dies there by SIGKILL.
@@ -31,6 +36,11 @@ mod counted {
 
     pub(super) fn pass() {
         let point = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
+        if let Some(path) = &*COUNT {
+            // Who counts notices where there are none.
+            let file = File::options().append(true).create(true).open(path);
+            let _ = file.and_then(|mut file| file.write_all(b"."));
+        }
         if Some(point) == *CRASH_AT {
             // If the system refuses, which it has no reason to, the process dies all the same.
             let _ = kill_process(getpid(), Signal::KILL);

@@ -51,6 +51,7 @@ mod error;
 mod id;
 mod migrations;
 mod principal;
+mod prune;
 mod record;
 mod row;
 mod seal;

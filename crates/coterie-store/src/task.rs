@@ -89,6 +89,34 @@ impl Write {
         Ok(())
     }
 
+    /// Has something done at `due`, in the place of whatever was asked of it before: for who does it now, in the transaction
+    /// that does it. Whoever has claimed it has nothing more to do.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn set_task(&mut self, kind: &str, subject: &str, due: UnixTime) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO tasks (kind, subject, due, asked, attempts, claimed_until, last_error) \
+             VALUES ($1, $2, $3, 1, 0, NULL, NULL) ON CONFLICT (kind, subject) DO UPDATE SET asked = tasks.asked + 1, \
+             due = excluded.due, attempts = 0, claimed_until = NULL, last_error = NULL",
+        )
+        .bind(kind)
+        .bind(subject)
+        .bind(stored_time(due)?);
+        self.execute("setting a task", query).await?;
+        Ok(())
+    }
+
+    /// Takes back all claims: for a process that begins, because whoever had them is gone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn release_tasks(&mut self) -> Result<(), StoreError> {
+        let query = sqlx::query("UPDATE tasks SET claimed_until = NULL WHERE claimed_until IS NOT NULL");
+        self.execute("taking back claims", query).await?;
+        Ok(())
+    }
+
     /// Claims up to `limit` tasks that are due until `now + lease`; after that they are anybody's again, so a process that
     /// is killed leaves nothing undone.
     ///

@@ -82,8 +82,10 @@ pub(super) struct Served {
     door: Option<(Door, Visitors)>,
     asking: Vec<Asking>,
     alarms: BTreeMap<&'static str, u64>,
-    /// The machine was forked; when it was last looked for something that lets it in again.
-    forked: Option<Option<Instant>>,
+    /// The machine was forked.
+    forked: bool,
+    /// When it was last looked for something that lets the machine in again.
+    sought: Option<Instant>,
     /// Whether this machine was among those who are refused when that was looked at last.
     is_refused: bool,
 }
@@ -121,7 +123,8 @@ impl Served {
             door: None,
             asking: Vec::new(),
             alarms: BTreeMap::new(),
-            forked: None,
+            forked: false,
+            sought: None,
             is_refused: false,
         }
     }
@@ -502,24 +505,33 @@ impl Driver {
     /// The machine was forked: keys are nowhere any more.
     pub(super) fn forget_keys(&mut self) {
         self.end_follow();
+        self.forget_identity();
+        self.served.forked = true;
+    }
+
+    fn forget_identity(&mut self) {
         self.served.own.keys = KeyPair::generate(&mut SystemEntropy);
         if let Err(error) = self.served.kept.forget(&self.served.options) {
             tracing::warn!("the identity that was kept could not be forgotten: {error:#}");
         }
-        self.served.forked = Some(None);
     }
 
-    /// Whether a machine that was forked, and that a token had made a member, has something that lets it in again: a ticket, or a
-    /// token that it has not used. It is looked for every few seconds.
+    /// Whether a machine that a token had made a member, and that is none any more, has something that lets it in again: a token
+    /// that it has not used, or, if it was forked, its ticket. It is looked for every few seconds.
     pub(super) fn may_return(&mut self, now: Instant) -> bool {
-        let Some(looked) = self.served.forked.filter(|_| self.served.by_token()) else {
-            return false;
-        };
-        if looked.is_some_and(|at| now.since(at) < super::IDLE_TICK) {
+        let has_ended = self.served.server.as_ref().is_some_and(|server| server.has_ended);
+        let is_out = self.served.forked || has_ended;
+        let looked = self.served.sought.is_some_and(|at| now.since(at) < super::IDLE_TICK);
+        if !is_out || looked || !self.served.by_token() {
             return false;
         }
-        self.served.forked = Some(Some(now));
-        Pass::find(&self.served.options).is_ok_and(|pass| pass.is_some_and(|pass| pass.readmits()))
+        self.served.sought = Some(now);
+        let pass = Pass::find(&self.served.options).ok().flatten();
+        let returns = pass.is_some_and(|pass| pass.is_fresh || self.served.forked && pass.readmits());
+        if returns && !self.served.forked {
+            self.forget_identity();
+        }
+        returns
     }
 
     /// Whoever the node is from now on.

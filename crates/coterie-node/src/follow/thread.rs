@@ -68,6 +68,7 @@ pub(super) struct Thread {
     is_new: bool,
     farewell: Option<(SyncSender<Reply>, Instant)>,
     trouble: Option<String>,
+    has_ended: bool,
     told: Option<Server>,
 }
 
@@ -123,6 +124,7 @@ impl Thread {
             is_new: true,
             farewell: None,
             trouble: None,
+            has_ended: false,
             told: None,
         }
     }
@@ -188,6 +190,7 @@ impl Thread {
             state,
             since,
             trouble: self.trouble.clone(),
+            has_ended: self.has_ended,
             serial: self.credentials.serial,
         };
         if self.told.as_ref() != Some(&server) {
@@ -372,6 +375,7 @@ impl Thread {
             Done::Connected(number, _) if number != self.number || self.follower.state() != State::Connecting => {}
             Done::Connected(_, Ok(link)) => self.connected(link),
             Done::Connected(_, Err(error)) => {
+                self.has_ended = error.code() == Some(v1::problem::code::NOT_A_MEMBER);
                 self.in_trouble(&error);
                 self.follower.disconnected(now());
             }
@@ -408,6 +412,7 @@ impl Thread {
         let connection = link.0.clone();
         self.link = Some(link);
         self.trouble = None;
+        self.has_ended = false;
         self.follower.connected(now());
         if self.is_new {
             let ready = v1::node::Ready {

@@ -99,8 +99,7 @@ impl Node {
             return Err(DropReason::DestinationNotOurs);
         }
         // The asker proves nothing by showing a statement: it is checked, and nothing is learnt of it.
-        self.membership
-            .check_statement(question.statement, key.tag, &asker, now)?;
+        self.check_statement(question.statement, key.tag, &asker, now)?;
         let answer = query::answer(&key, &question.nonce, own, &mut *self.entropy);
         if answer.len() > bytes.len() {
             return Err(DropReason::BadLength);
@@ -147,9 +146,7 @@ impl Node {
         if !holds || name != self.peers[asked.id].name {
             return Err(DropReason::BadStatement);
         }
-        let statement = self
-            .membership
-            .check_statement(answer.statement, tag, &static_key, now)?;
+        let statement = self.check_statement(answer.statement, tag, &static_key, now)?;
         self.asked.remove(&answer.question);
         let id = self.learn_statement(statement);
         let pinged = self.pings.iter().any(|(peer, _)| *peer == id);

@@ -113,9 +113,7 @@ impl Node {
         let caller = Caller { from, session_of };
         let (proved, payload) = self.prove(framed, key, caller, now)?;
         let static_key = *proved.static_key();
-        let statement = self
-            .membership
-            .check_statement(payload.statement, key.tag, &static_key, now)?;
+        let statement = self.check_statement(payload.statement, key.tag, &static_key, now)?;
         // Only members take a place in what is remembered for good.
         self.accepted.insert(static_key, payload.counter);
         self.persists.push_back(Persist::Accepted(static_key, payload.counter));

@@ -281,7 +281,7 @@ impl Node {
             Unverified::<coterie_model::Statement>::parse(bytes).map_err(|_malformed| DropReason::BadControl)?;
         let static_key = self.peers[id].static_key.ok_or(DropReason::Unexpected)?;
         let tag = statement.claimed().tag;
-        let statement = self.membership.check_statement(statement, tag, &static_key, now)?;
+        let statement = self.check_statement(statement, tag, &static_key, now)?;
         self.learn_statement(statement);
         self.reschedule(id);
         Ok(())

@@ -36,12 +36,6 @@ impl Node {
         if self.peers[id].live.as_ref().is_some_and(|l| l.outgoing.is_some()) {
             return Ok(());
         }
-        if self.peers[id]
-            .static_key
-            .is_some_and(|s| self.membership.is_revoked(&s))
-        {
-            return Err(DropReason::NoCommonCommunity);
-        }
         let tag = self.choose_for(id, now)?;
         if self.peers[id].static_key.is_none() {
             return self.ask_for(id, tag, now);
@@ -52,10 +46,19 @@ impl Node {
         self.initiate(id, tag, false, now)
     }
 
+    /// Whether `id` is isolated, or its membership was revoked.
+    pub(super) fn is_refusing(&self, id: PeerId) -> bool {
+        let static_key = self.peers[id].static_key;
+        static_key.is_some_and(|key| self.membership.is_revoked(&key))
+    }
+
     /// The community that will carry a session with `id` (¶39).
     pub(super) fn choose_for(&self, id: PeerId, now: Instant) -> Result<CommunityTag, DropReason> {
         if !self.membership.is_fresh() || self.is_refused() {
             return Err(DropReason::MembershipEnded);
+        }
+        if self.is_refusing(id) {
+            return Err(DropReason::Revoked);
         }
         if let Some(c) = chosen(&self.weigh(id, now)) {
             return Ok(c.tag);
@@ -272,7 +275,6 @@ impl Node {
             .response(&self.keys, message, &mut *self.entropy)
             .map_err(|_refused| DropReason::Forged)?;
         let checked = self
-            .membership
             .check_statement(payload.statement, tag, &responder, now)
             .and_then(|s| {
                 if self.suites.has(payload.suite) {

@@ -143,8 +143,8 @@ impl Node {
         now: Instant,
         ports: &mut impl Ports,
     ) -> Outcome {
-        use DropReason::{MembershipEnded, NoAnswer, NoCommonCommunity, NoEndpoint, NoMember};
-        let refusal = if matches!(reason, NoMember | NoCommonCommunity | MembershipEnded) {
+        use DropReason::{MembershipEnded, NoAnswer, NoCommonCommunity, NoEndpoint, NoMember, Revoked};
+        let refusal = if matches!(reason, NoMember | NoCommonCommunity | MembershipEnded | Revoked) {
             Some(Refusal::Prohibited)
         } else {
             matches!(reason, NoEndpoint | NoAnswer).then_some(Refusal::Unreachable)

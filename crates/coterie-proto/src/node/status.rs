@@ -202,7 +202,7 @@ impl Node {
             connecting: live.is_some_and(|l| l.outgoing.is_some() || l.incoming.is_some()),
             sent: live.map_or(0, |l| l.sent),
             delivered: live.map_or(0, |l| l.delivered),
-            revoked: peer.static_key.is_some_and(|s| self.membership.is_revoked(&s)),
+            revoked: self.is_refusing(id),
         }
     }
 

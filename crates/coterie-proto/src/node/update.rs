@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
+use coterie_crypto::dh::PublicKey;
 use coterie_model::{CommunityTag, DirectoryEntry, Instant, Manifest, Revocations, Signed, Statement, Unverified};
 
 use super::{Node, PeerId, Persist, Update, peer::Peer, timers::HOUSEKEEPING};
-use crate::{membership::NotLearned, session::Session};
+use crate::{DropReason, membership::NotLearned, session::Session};
 
 /// How often a newer statement is told again: of a million sessions at 30 % loss, two thousand make a new handshake.
 const REPEATS: u8 = 4;
@@ -194,6 +195,19 @@ impl Node {
         id
     }
 
+    /// Checks a statement that a peer shows (WIRE section 3.2, point 10).
+    pub(super) fn check_statement(
+        &self,
+        statement: Unverified<Statement>,
+        tag: CommunityTag,
+        static_key: &PublicKey,
+        now: Instant,
+    ) -> Result<Signed<Statement>, DropReason> {
+        let id = self.by_member.get(&statement.claimed().member);
+        let known = id.and_then(|id| self.peers[*id].statement(tag));
+        self.membership.check_statement(statement, tag, static_key, known, now)
+    }
+
     /// Takes over a checked statement of another member; gives its peer. A new enrolment under a known name replaces the
     /// old one.
     pub(super) fn learn_statement(&mut self, statement: Signed<Statement>) -> PeerId {
@@ -206,7 +220,6 @@ impl Node {
             }
             self.replace_identity(id, &statement);
         }
-        self.membership.note_serial(&statement);
         let peer = &mut self.peers[id];
         match peer.statements.iter_mut().find(|s| s.tag == statement.tag) {
             Some(old) if old.serial >= statement.serial => return id,

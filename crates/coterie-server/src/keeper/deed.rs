@@ -1,17 +1,14 @@
 //! What can be done to an enclave.
 
+use std::net::SocketAddr;
+
 use coterie_control::{bundle::Request, issue::Changes};
 use coterie_model::{MemberId, Name, Revision, UnixTime};
 use coterie_store::{Scope, TenantId, TokenId, Write};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{
-    State,
-    enrol::{Applicant, Entrance},
-    state::Failed,
-    token::TokenWanted,
-};
+use super::{State, enrol::Applicant, state::Failed, token::TokenWanted};
 use crate::refusal::Refusal;
 
 /// Something to do, and who asks for it.
@@ -29,7 +26,16 @@ pub(crate) enum Act {
     /// A machine applies with a token.
     Enrol(Box<Applicant>),
     /// A machine was refused before it came so far; for the audit log.
-    RefuseEntrance(Entrance, String),
+    RefuseEntrance {
+        /// Where it is.
+        source: SocketAddr,
+        /// The door that carried its application.
+        door: Option<Name>,
+        /// The token that it named; `None`: what it sent is no application.
+        token: Option<TokenId>,
+        /// Why.
+        reason: String,
+    },
     /// A node asks for a new bundle.
     Renew(Box<Request>),
     /// A person brings the request of a machine that is enrolled by hand.
@@ -137,7 +143,15 @@ impl State {
         };
         match &deed.act {
             Act::Enrol(applicant) => self.enrol(applicant, &mut hand).await,
-            Act::RefuseEntrance(entrance, reason) => self.note_refusal(entrance, reason, &mut hand).await,
+            Act::RefuseEntrance {
+                source,
+                door,
+                token,
+                reason,
+            } => {
+                let from = (*source, door.as_ref());
+                self.note_refusal(from, *token, reason, &mut hand).await
+            }
             Act::Renew(request) => self.renew(request, &hand),
             Act::Admit(request) => self.admit(request, &mut hand).await,
             Act::Apply { text, expected } => self.apply(text, *expected, &mut hand).await,

@@ -319,16 +319,18 @@ impl State {
 
     pub(super) async fn note_refusal(
         &mut self,
-        entrance: &Entrance,
+        (source, door): (SocketAddr, Option<&Name>),
+        token: Option<TokenId>,
         reason: &str,
         hand: &mut Hand<'_>,
     ) -> Result<Outcome, Failed> {
         let detail = json!({
-            "from": entrance.source.to_string(),
-            "door": entrance.door.as_ref().map(Name::as_str),
+            "from": source.to_string(),
+            "door": door.map(Name::as_str),
             "reason": reason,
         });
-        let object = self.object(&format!("token-{}", entrance.token));
+        let shown = token.map_or_else(|| "no-application".to_owned(), |token| format!("token-{token}"));
+        let object = self.object(&shown);
         hand.audit(self.tenant, ("member.refuse", &object), detail).await?;
         Ok(Outcome::Done(0))
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     Outcome, State,
     deed::Hand,
-    member::ask_roll,
+    member::set_roll,
     state::{Failed, write_version},
 };
 use crate::{entropy::SystemEntropy, refusal::Refusal};
@@ -37,7 +37,7 @@ impl State {
             }
         }
         for community in &changes.added_communities {
-            ask_roll(hand.w, &self.enclave, community, hand.now).await?;
+            set_roll(hand.w, &self.enclave, community, hand.now).await?;
         }
         self.file_version += 1;
         let id = self.enclave.id();

@@ -21,7 +21,7 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Doors are told of tokens no more often than this.
 const KNOCKS: Duration = Duration::from_millis(50);
 /// More changes than that are told as a whole state.
-const MOST_CHANGES: u32 = 2000;
+pub(crate) const MOST_CHANGES: u32 = 2000;
 /// Messages that may wait for one node: one that does not read is cut off, and comes back when it does.
 pub(crate) const UNREAD: usize = 16;
 

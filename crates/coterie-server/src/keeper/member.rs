@@ -28,6 +28,7 @@ impl State {
                     | IssueError::OtherIdentity(_)
                     | IssueError::KeyRevoked(_)
                     | IssueError::SealingKey
+                    | IssueError::SealingKeyUsed(_)
                     | IssueError::UnknownMember(_)
                     | IssueError::ClockBehind { .. }
                     | IssueError::AuthorityEnded(_)
@@ -169,7 +170,7 @@ impl State {
         let is_clean =
             |error: &IssueError| matches!(error, IssueError::NextPending { .. } | IssueError::TooManyEpochs { .. });
         let rolled = rolled.map_err(|error| Failed::of(error, is_clean))?;
-        ask_roll(hand.w, &self.enclave, community, hand.now).await?;
+        set_roll(hand.w, &self.enclave, community, hand.now).await?;
         let detail = json!({ "epoch": rolled.epoch, "activates": rolled.activates.0, "removal": removal });
         hand.audit(
             self.tenant,
@@ -209,8 +210,8 @@ impl State {
     }
 }
 
-/// Asks for a community's next scheduled roll.
-pub(super) async fn ask_roll(
+/// Says when a community's next scheduled roll is due.
+pub(super) async fn set_roll(
     w: &mut Write,
     enclave: &Enclave,
     community: &Name,
@@ -219,5 +220,5 @@ pub(super) async fn ask_roll(
     let Some(policy) = enclave.file().communities.get(community) else {
         return Ok(());
     };
-    tasks::ask_roll(w, enclave.id(), community, now.plus(policy.epoch)).await
+    tasks::set_roll(w, enclave.id(), community, now.plus(policy.epoch)).await
 }

@@ -28,7 +28,7 @@ use crate::{clock, metrics::Metrics, refusal::Refusal, tls};
 
 pub(crate) use deed::{Act, Deed, Outcome};
 pub(crate) use enrol::{Applicant, Entrance, digest};
-pub(crate) use follow::{Follow, Seat, UNREAD, stream};
+pub(crate) use follow::{Follow, MOST_CHANGES, Seat, UNREAD, stream};
 pub(crate) use presence::{Place, Presence, unanswered};
 pub(crate) use state::State;
 pub(crate) use token::TokenWanted;

@@ -196,7 +196,7 @@ impl State {
         let records = enclave.take_records();
         write_records(w, id, &records).await?;
         for community in enclave.file().communities.keys() {
-            super::member::ask_roll(w, &enclave, community, now).await?;
+            super::member::set_roll(w, &enclave, community, now).await?;
         }
         Ok(id)
     }

@@ -1,8 +1,13 @@
 //! Killed at every point at which the server writes: what was acknowledged is there, and nothing is there by half.
 //!
 //! The build for tests knows its write points (`coterie-store`, feature `crash-points`): with `COTERIE_CRASH_AT=n` the process
-//! kills itself at the n-th. The scenario below is run with n = 1, 2, 3 … until it comes to its end unharmed.
-//! `COTERIE_CRASH_STRIDE` says how many points are passed over between two that are tried (CI tries a few, `1` tries each).
+//! kills itself at the n-th, and `COTERIE_CRASH_COUNT` names a file that gets a byte longer at each. Each step of a story is done once
+//! unharmed, which tells what there was before it, what there is after it, and at how many points it writes. Then it is done
+//! again from the same state with a server that dies at one of them: after that there is what was before or what is after, to the
+//! last entry of the audit log, and what is after if the step was acknowledged.
+//!
+//! `COTERIE_CRASH_STRIDE` says how many points are passed over between two that are tried; each step is tried once at least, and
+//! with `1` at each of its points. Which ones that are is the same in each run.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,238 +15,186 @@
     reason = "a test that cannot go on fails, and one that tries many things says how many"
 )]
 
-use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
-use coterie_api::v1;
-use coterie_control::enrol::Token;
+use crate::site::Site;
+use crate::story::{DUE, Known, QUIET, Seen, again, prepare, seen, stands, take};
 
-use crate::site::{FILE, Machine, Person, Site, name};
-
-/// What the server acknowledged.
-#[derive(Default)]
-struct Known {
-    owner: Option<String>,
-    /// Steps that were acknowledged, the last one last.
-    done: Vec<&'static str>,
-    token: Option<Token>,
-    enrolled: BTreeSet<&'static str>,
-    gone: BTreeSet<&'static str>,
-}
-
-const STEPS: [&str; 13] = [
+/// What people do.
+const OF_PEOPLE: [&str; 15] = [
     "tenant",
     "apply",
-    "token",
+    "change",
+    "principal",
+    "principal gone",
+    "token web",
+    "token gone",
+    "by hand",
+    "rotate",
+    "roll due",
+    "root",
+    "move",
+    "end many",
+    "delete enclave",
+    "delete tenant",
+];
+
+/// What machines do, and what is done to them.
+const OF_MACHINES: [&str; 16] = [
+    "ready tenant",
+    "token web",
     "enrol web-1",
     "enrol web-2",
     "isolate",
     "release",
     "revoke",
-    "change",
-    "rotate",
-    "ticket",
+    "renew",
+    "removal",
+    "token app",
+    "enrol app-1",
+    "return app-1",
+    "bye",
     "end",
-    "principal",
+    "ready brief",
+    "expire",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_acknowledged_is_lost_and_nothing_is_half_done() {
+async fn of_what_people_do_nothing_acknowledged_is_lost_and_nothing_is_half_done() {
+    tell(&OF_PEOPLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_machines_do_nothing_acknowledged_is_lost_and_nothing_is_half_done() {
+    tell(&OF_MACHINES).await;
+}
+
+async fn tell(steps: &[&'static str]) {
     let stride: u64 = std::env::var("COTERIE_CRASH_STRIDE").map_or(23, |n| n.parse().unwrap());
-    let mut tried = 0;
-    let mut point = 1 + u64::from(std::process::id()) % stride;
-    loop {
-        let mut site = Site::made();
-        site.environment = vec![("COTERIE_CRASH_AT".to_owned(), point.to_string())];
-        let mut known = Known::default();
-        let unharmed = match site.try_up() {
-            Some(()) => scenario(&site, &mut known).await,
-            None => false,
-        };
-        if unharmed {
-            site.kill();
+    let mut site = Site::made();
+    let kept = tempfile::tempdir().unwrap();
+    let mut known = Known::default();
+    let (mut points, mut tried) = (0, 0);
+    for (place, step) in steps.iter().copied().enumerate() {
+        let before = prepared(&mut site, &mut known, step).await;
+        copy(site.path(), kept.path());
+        let (next, after, first, last) = unharmed(&mut site, &known, step, &before).await;
+        if step.starts_with(QUIET) {
+            known = next;
+            continue;
         }
-        site.environment.clear();
-        site.up();
-        verify(&site, &known, point).await;
-        site.stop();
-        let check = Command::new(env!("CARGO_BIN_EXE_coterie-server"))
-            .args(["check", "--directory"])
-            .arg(site.path())
-            .output()
-            .unwrap();
-        assert!(
-            check.status.success(),
-            "point {point}, after {:?}: {check:?}",
-            known.done
-        );
-        if unharmed {
-            break;
+        let follows = tempfile::tempdir().unwrap();
+        copy(site.path(), follows.path());
+        let count = last - first;
+        assert!(count > 0, "`{step}` writes nothing");
+        points += count;
+        for n in 0..count.div_ceil(stride) {
+            let point = first + 1 + (u64::try_from(place).unwrap() * 5 + n * stride) % count;
+            site.gone();
+            copy(kept.path(), site.path());
+            killed(&mut site, &known, step, point, (&before, &after)).await;
+            tried += 1;
         }
-        tried += 1;
-        point += stride;
+        site.gone();
+        copy(follows.path(), site.path());
+        known = next;
     }
-    println!("killed at {tried} write points, of {point} that the scenario has or fewer");
-    assert!(tried >= 3);
+    println!(
+        "killed at {tried} of {points} write points of {} steps (COTERIE_CRASH_STRIDE={stride})",
+        steps.len()
+    );
+    assert!(tried >= 12);
 }
 
-/// Does the steps until one is not acknowledged; whether all were.
-async fn scenario(site: &Site, known: &mut Known) -> bool {
-    for step in STEPS {
-        if take(site, known, step).await.is_none() {
-            return false;
-        }
-        known.done.push(step);
+/// Makes the state in which a step is done, with a server that is down; gives what there is then.
+async fn prepared(site: &mut Site, known: &mut Known, step: &'static str) -> Seen {
+    site.environment.clear();
+    site.up();
+    prepare(known, step);
+    let before = seen(site, known).await;
+    site.kill();
+    if DUE.contains(&step) {
+        crate::story::have_done_now(site, step).await;
     }
-    true
+    before
 }
 
-async fn take(site: &Site, known: &mut Known, step: &'static str) -> Option<()> {
-    if step == "tenant" {
-        let operator = site.try_person(&site.operator).await?;
-        let new = v1::NewTenant {
-            name: name("acme"),
-            owner: None,
-        };
-        let made: v1::TenantMade = operator.post("/v1/tenants", &new).await.ok()?;
-        known.owner = Some(made.owner.key.expose().to_owned());
-        return Some(());
-    }
-    let owner = site.try_person(known.owner.as_ref().unwrap()).await?;
-    let member = |what: &str, of: &str| format!("/v1/enclaves/shop/members/{of}/{what}");
-    match step {
-        "apply" => drop(owner.apply("shop", FILE).await.ok()?),
-        "token" => known.token = Some(owner.try_token("web", 2).await?),
-        "enrol web-1" | "enrol web-2" => {
-            let named = &step["enrol ".len()..];
-            let token = known.token.as_ref().unwrap();
-            Machine::new(named, token).enrol(token).await?;
-            known.enrolled.insert(named);
-        }
-        "isolate" | "release" => {
-            let _cut: v1::CutOff = owner.post(&member(step, "web-1"), &()).await.ok()?;
-        }
-        "revoke" => {
-            let _cut: v1::CutOff = owner.post(&member(step, "web-2"), &()).await.ok()?;
-            known.enrolled.remove("web-2");
-            known.gone.insert("web-2");
-        }
-        "change" => drop(owner.apply("shop", &changed()).await.ok()?),
-        "rotate" => {
-            let body = v1::RollRequest {
-                kind: v1::RollKind::Scheduled,
-            };
-            let _rolled: v1::RolledKey = owner
-                .post("/v1/enclaves/shop/communities/db/rotate-key", &body)
-                .await
-                .ok()?;
-        }
-        "ticket" => {
-            let token = owner.try_token("app", 1).await?;
-            Machine::new("app-1", &token).enrol(&token).await?;
-            known.enrolled.insert("app-1");
-        }
-        "end" => {
-            drop(owner.delete("/v1/enclaves/shop/members/app-1").await.ok()?);
-            known.enrolled.remove("app-1");
-            known.gone.insert("app-1");
-        }
-        "principal" => {
-            let new = v1::NewPrincipal {
-                name: name("second"),
-                role: v1::Role::Admin,
-                ttl_seconds: None,
-            };
-            let _made: v1::PrincipalMade = owner.post("/v1/principals", &new).await.ok()?;
-        }
-        other => panic!("no step {other}"),
-    }
-    Some(())
-}
-
-fn changed() -> String {
-    FILE.replace("[community.db]", "[community.db]\n[community.log]")
-}
-
-/// What was acknowledged is there; what was not is there whole or not at all.
-async fn verify(site: &Site, known: &Known, point: u64) {
-    let at = format!("point {point}, after {:?}", known.done);
-    let Some(owner) = &known.owner else { return };
-    let owner = site.person(owner).await;
-    let has = |step: &str| known.done.contains(&step);
-    if !has("apply") {
-        return;
-    }
-    let members: Vec<v1::Member> = owner.members().await;
-    let is = |named: &str, state: v1::MemberState| {
-        members
-            .iter()
-            .any(|member| member.name.as_str() == named && member.state == state)
+/// Does a step with a server that is killed as soon as it has acknowledged it: what is known after it, what there is, and the
+/// number of the last point before the step and of the last one in it.
+async fn unharmed(site: &mut Site, known: &Known, step: &'static str, before: &Seen) -> (Known, Seen, u64, u64) {
+    let counted = site.path().join("points");
+    let count = || -> u64 { std::fs::metadata(&counted).map_or(0, |file| file.len()) };
+    site.environment = vec![("COTERIE_CRASH_COUNT".to_owned(), counted.display().to_string())];
+    site.up();
+    // What is due is done, and what a server does first is tried, from the first point on.
+    let first = if step == "tenant" || DUE.contains(&step) {
+        0
+    } else {
+        count()
     };
-    let is_there = |named: &str| {
-        members
-            .iter()
-            .any(|m| m.name.as_str() == named && m.member_id.is_some())
+    let next = take(site, known, step).await;
+    let next = next.unwrap_or_else(|| panic!("nothing comes in the way of `{step}`"));
+    site.kill();
+    let last = count();
+    std::fs::remove_file(&counted).unwrap();
+    site.environment.clear();
+    site.up();
+    let after = seen(site, known).await;
+    assert_ne!(
+        after.beside(before),
+        before.beside(before),
+        "`{step}` is something that can be seen"
+    );
+    site.kill();
+    (next, after, first, last)
+}
+
+/// Does a step with a server that dies at a point, starts it anew, and sees what is left.
+async fn killed(site: &mut Site, known: &Known, step: &'static str, point: u64, (before, after): (&Seen, &Seen)) {
+    site.environment = vec![("COTERIE_CRASH_AT".to_owned(), point.to_string())];
+    let acknowledged = match site.try_up() {
+        Some(()) => take(site, known, step).await,
+        None => None,
     };
-    for named in &known.enrolled {
-        // The step after the last one acknowledged may have happened too.
-        let next = STEPS.get(known.done.len()).copied().unwrap_or_default();
-        let may_be_gone = (next == "revoke" && *named == "web-2") || (next == "end" && *named == "app-1");
-        assert!(is_there(named) || may_be_gone, "{at}: {named} is lost");
+    // Without a word it died; what came between may have moved the point behind the step.
+    assert!(
+        acknowledged.is_some() || site.has_died(),
+        "`{step}` at point {point} is refused"
+    );
+    site.gone();
+    site.environment.clear();
+    site.up();
+    let at = format!("`{step}` at point {point}, acknowledged: {}", acknowledged.is_some());
+    let (was, done) = (before.beside(before), after.beside(before));
+    if DUE.contains(&step) {
+        crate::story::until(site, known, &done, before, &at).await;
+    } else {
+        let now = seen(site, known).await.beside(before);
+        let is_whole = now == done || (acknowledged.is_none() && now == was);
+        assert!(is_whole, "{at}:\n{now:#?}\nbefore:\n{was:#?}\nafter:\n{done:#?}");
     }
-    for named in &known.gone {
-        assert!(!is_there(named), "{at}: {named} is back");
+    match &acknowledged {
+        Some(gained) => stands(site, step, gained, &at).await,
+        None => again(site, known, step, (before, after), &at).await,
     }
-    if has("isolate") && known.done.last() == Some(&"release") {
-        assert!(!is("web-1", v1::MemberState::Isolated), "{at}: the release is lost");
-    }
-    if known.done.last() == Some(&"isolate") && !is("web-1", v1::MemberState::Isolated) {
-        // Unless the release that was not acknowledged happened.
-        assert!(audited(&owner, "member.release").await, "{at}: the isolation is lost");
-    }
-    if has("change") {
-        let communities: v1::List<v1::Community> = owner.get("/v1/enclaves/shop/communities").await.unwrap();
-        assert!(
-            communities.items.iter().any(|c| c.name.as_str() == "log"),
-            "{at}: the file is lost"
-        );
-    }
-    if has("principal") {
-        let principals: v1::List<v1::Principal> = owner.get("/v1/principals").await.unwrap();
-        assert!(
-            principals.items.iter().any(|p| p.name.as_str() == "second"),
-            "{at}: the principal is lost"
-        );
-    }
-    tokens_fit_members(&owner, &at).await;
+    site.stop();
+    let check = Command::new(env!("CARGO_BIN_EXE_coterie-server"))
+        .args(["check", "--directory"])
+        .arg(site.path())
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{at}: {check:?}");
 }
 
-/// Each use of a token made a member, whose making the audit log tells; and nobody is a member without.
-async fn tokens_fit_members(owner: &Person, at: &str) {
-    let tokens: v1::List<v1::Token> = owner.get("/v1/enclaves/shop/tokens").await.unwrap();
-    let mut uses = 0;
-    for token in tokens.items {
-        let whole: v1::Token = owner
-            .get(&format!("/v1/enclaves/shop/tokens/{}", token.id))
-            .await
-            .unwrap();
-        assert_eq!(
-            u64::from(whole.uses_made),
-            u64::try_from(whole.uses.len()).unwrap(),
-            "{at}"
-        );
-        uses += whole.uses.len();
+/// Copies what a server that is down has on its disk, in the place of all that is there: a log of another state would be replayed.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(to).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
     }
-    let page: v1::AuditPage = owner.get("/v1/audit?after=0&limit=1000").await.unwrap();
-    let count = |action: &str| page.entries.iter().filter(|entry| entry.action == action).count();
-    assert_eq!(count("member.enrol"), uses, "{at}");
-    let left = count("member.revoke") + count("member.end");
-    let members = owner.members().await;
-    let enrolled = members.iter().filter(|member| member.member_id.is_some()).count();
-    assert_eq!(enrolled, uses - left, "{at}");
-}
-
-async fn audited(owner: &Person, action: &str) -> bool {
-    let page: v1::AuditPage = owner.get("/v1/audit?after=0&limit=1000").await.unwrap();
-    page.entries.iter().any(|entry| entry.action == action)
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use coterie_api::v1;
-use coterie_control::follow::Message;
+use coterie_control::{bundle::Request, follow::Message};
 use http::{HeaderMap, Method};
 
 use crate::site::{FILE, Machine, Person, Site, json, name, named};
@@ -166,6 +166,26 @@ async fn renewals_come_each_with_a_sealing_key_for_once_and_without_views() {
     let opened = web.opened.as_ref().unwrap();
     assert!(!opened.has_views && opened.bundle_certificate != first);
     assert_eq!(opened.servers, [site.address]);
+
+    // To a sealing key that had its bundle no other one is sealed, be it that of a renewal or of the application.
+    let other = enrolled(&owner, "web", "web-2").await;
+    for (machine, serial) in [(&web, 2), (&other, 1)] {
+        let request = Request::new(&machine.keys).unwrap().to_text();
+        let connection = machine.member().await.unwrap();
+        let asked = connection.request(
+            Method::POST,
+            "/v1/node/bundle",
+            HeaderMap::new(),
+            request.into(),
+            1 << 20,
+        );
+        let refused = asked.await.unwrap().accepted().unwrap_err();
+        assert_eq!(refused.code(), Some("conflict"));
+        let members = owner.members().await;
+        let member = members.iter().find(|member| member.name == *machine.keys.name());
+        assert_eq!(member.unwrap().serial, serial);
+    }
+    web.renew().await.expect("to a fresh one it is");
 }
 
 /// A door is told what visitors may knock with, and its word on where they are counts; that of others does not.

@@ -176,12 +176,6 @@ impl Machine {
         }
     }
 
-    /// The same, at an enclave whose root is another one than the token's.
-    pub(crate) async fn enrol_pinning(&mut self, token: &Token, root: [u8; 32]) -> Option<&Opened> {
-        self.root = root;
-        self.enrol(token).await
-    }
-
     /// Applies with a token; `None`: refused, or nobody is there.
     pub(crate) async fn enrol(&mut self, token: &Token) -> Option<&Opened> {
         let sealed = self.application(token);

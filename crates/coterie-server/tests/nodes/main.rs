@@ -7,10 +7,13 @@
 
 mod certificates;
 mod crash;
+mod doors;
+mod due;
 mod follow;
 mod hostile;
 mod machine;
 mod site;
+mod story;
 mod strangers;
 mod tls;
 mod token;

@@ -10,6 +10,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use coterie_api::v1;
 
@@ -141,6 +142,27 @@ impl Site {
         let mut process = self.process.take().unwrap();
         let _gone = process.kill();
         process.wait().unwrap();
+    }
+
+    /// Whether the server, which is about to have killed itself, is dead.
+    pub(crate) fn has_died(&mut self) -> bool {
+        let Some(process) = &mut self.process else { return true };
+        let ends = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < ends {
+            if process.try_wait().unwrap().is_some() {
+                self.process = None;
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    /// Kills the server if it runs.
+    pub(crate) fn gone(&mut self) {
+        if self.process.is_some() {
+            self.kill();
+        }
     }
 
     /// Asks the server to stop, and waits until it has; gives its exit code.

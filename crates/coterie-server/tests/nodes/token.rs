@@ -1,10 +1,15 @@
 //! Tokens under everybody at once, and what their refusals say to whom.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use coterie_api::v1;
-use coterie_control::{enrol::REFUSED, follow::Message};
+use coterie_control::{
+    enrol::{REFUSED, Token},
+    follow::Message,
+};
 use http::{HeaderMap, Method};
 
-use crate::site::{Machine, Site, name, now};
+use crate::site::{Machine, Person, Site, name, now};
 
 /// 64 machines at once with one single-use token: exactly one gets in. `COTERIE_TOKEN_ROUNDS` says how often.
 #[tokio::test(flavor = "multi_thread")]
@@ -44,84 +49,101 @@ async fn of_many_at_once_one_token_lets_one_in() {
     }
 }
 
-/// Whatever is wrong with a token, the wire says the same, and the administrator what.
-#[tokio::test(flavor = "multi_thread")]
-async fn refusals_are_the_same_on_the_wire_and_different_in_the_audit_log() {
-    let site = Site::start();
-    let owner = site.shop().await;
-    let other = site.tenant("umbrella").await;
-    let _applied = other.apply("shop", crate::site::FILE).await.unwrap();
-    let foreign = other.token("web", 1).await;
+/// A token that is refused, or what is none.
+struct Case {
+    bytes: Vec<u8>,
+    /// What the administrator is told.
+    words: &'static str,
+}
 
-    let spent = owner.token("web", 1).await;
-    assert!(Machine::new("web-1", &spent).enrol(&spent).await.is_some());
-    let short = v1::NewToken {
+/// A token of an hour for one web server, changed.
+fn new_token(change: impl FnOnce(&mut v1::NewToken)) -> v1::NewToken {
+    let mut new = v1::NewToken {
         template: name("web"),
         member: None,
         uses: 1,
-        ttl_seconds: 1,
+        ttl_seconds: 3600,
         ephemeral_seconds: None,
         from: None,
     };
-    let expired = owner.token_of("shop", &short).await;
-    let elsewhere = v1::NewToken {
-        ttl_seconds: 600,
-        from: Some("192.0.2.0/24".to_owned()),
-        ..short.clone()
-    };
+    change(&mut new);
+    new
+}
+
+/// One application for each way in which a token can be refused.
+async fn refused_cases(site: &Site, owner: &Person) -> Vec<Case> {
+    let other = site.tenant("umbrella").await;
+    let _applied = other.apply("shop", crate::site::FILE).await.unwrap();
+    let foreign = other.token("web", 1).await;
+    let spent = owner.token("web", 1).await;
+    assert!(Machine::new("web-1", &spent).enrol(&spent).await.is_some());
+    let expired = owner.token_of("shop", &new_token(|new| new.ttl_seconds = 1)).await;
+    let elsewhere = new_token(|new| new.from = Some("192.0.2.0/24".to_owned()));
     let elsewhere = owner.token_of("shop", &elsewhere).await;
-    let bound = v1::NewToken {
-        ttl_seconds: 600,
-        member: Some(name("web-9")),
-        ..short
-    };
-    let bound = owner.token_of("shop", &bound).await;
+    let bound = owner
+        .token_of("shop", &new_token(|new| new.member = Some(name("web-9"))))
+        .await;
     let revoked = owner.token("web", 1).await;
     let hex: String = revoked.id.iter().map(|byte| format!("{byte:02x}")).collect();
     owner.delete(&format!("/v1/enclaves/shop/tokens/{hex}")).await.unwrap();
     while now() <= expired.not_after {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+    let good = owner.token("web", 1).await;
+    let of = |token: &Token| Machine::new("web-2", token).application(token).bytes;
+    let case = |bytes: Vec<u8>, words| Case { bytes, words };
+    // By the name of a token that there is, without its secret; by one that nobody has; and no application at all.
+    let (mut forged, mut unknown) = (of(&good), of(&good));
+    *forged.last_mut().unwrap() ^= 1;
+    unknown[1..17].fill(7);
+    vec![
+        case(of(&spent), "used up"),
+        case(of(&expired), "expired"),
+        case(of(&elsewhere), "not for use from this address"),
+        case(of(&bound), "another name"),
+        case(of(&revoked), "revoked"),
+        case(of(&foreign), "another enclave"),
+        case(forged, "was not made with this token by the owner of its static key"),
+        case(unknown, "there is no such token"),
+        case(of(&good)[..40].to_vec(), "malformed"),
+        case(Vec::new(), "malformed"),
+        case(vec![1; 10], "malformed"),
+        case(vec![9; 200], "version 9"),
+    ]
+}
 
-    let cases = [
-        (&spent, "used up"),
-        (&expired, "expired"),
-        (&elsewhere, "not for use from this address"),
-        (&bound, "another"),
-        (&revoked, "revoked"),
-        (&foreign, "another enclave"),
-    ];
-    for (token, _) in cases {
-        let mut machine = Machine::new("web-2", token);
-        machine.enclave = spent.enclave;
-        assert!(
-            machine.enrol_pinning(token, spent.root_hash).await.is_none(),
-            "refused, and no more is said"
-        );
-    }
-    // What is no application at all gets the same answer.
-    let visitor = Machine::new("web-3", &spent).visitor().await;
-    for bytes in [vec![], vec![1; 20], vec![9; 200], vec![1; 2000]] {
-        let answer = visitor
-            .request(Method::POST, "/v1/enrol", HeaderMap::new(), bytes.into(), 1 << 16)
-            .await;
-        let answer = answer.unwrap().accepted().unwrap();
-        assert_eq!(&answer.body[..], REFUSED);
-    }
+/// Whatever is wrong with a token, the wire says the same to the last header, and the administrator what.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_the_same_on_the_wire_and_different_in_the_audit_log() {
+    let site = Site::start();
+    let owner = site.shop().await;
+    let cases = refused_cases(&site, &owner).await;
+    let members = owner.members().await.len();
+    let token = owner.token("web", 1).await;
+    let mut answers = Vec::new();
+    let mut last: v1::AuditPage = owner.get("/v1/audit?after=0&limit=1000").await.unwrap();
+    for case in &cases {
+        let visitor = Machine::new("web-3", &token).visitor().await;
+        let bytes = case.bytes.clone().into();
+        let answer = visitor.request(Method::POST, "/v1/enrol", HeaderMap::new(), bytes, 1 << 16);
+        let mut answer = answer.await.unwrap();
+        let _when = answer.headers.remove("date");
+        assert_eq!(&answer.body[..], REFUSED, "{}", case.words);
+        answers.push((answer.status, answer.headers, answer.body));
 
-    let page: v1::AuditPage = owner.get("/v1/audit?after=0&limit=1000").await.unwrap();
-    let refusals: Vec<String> = page
-        .entries
-        .iter()
-        .filter(|entry| entry.action == "member.refuse")
-        .map(|entry| entry.detail.to_string())
-        .collect();
-    for (_, words) in cases {
-        assert!(
-            refusals.iter().any(|said| said.contains(words)),
-            "{words}: {refusals:#?}"
-        );
+        let page = format!("/v1/audit?after={}&limit=1000", last.next);
+        last = owner.get(&page).await.unwrap();
+        let [entry] = &last.entries[..] else {
+            panic!("{}: {:#?}", case.words, last.entries);
+        };
+        let reason = entry.detail["reason"].as_str().unwrap();
+        assert_eq!(entry.action, "member.refuse");
+        assert!(reason.contains(case.words), "{}: {reason}", case.words);
     }
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+    assert_eq!(owner.members().await.len(), members);
+    let tokens: v1::List<v1::Token> = owner.get("/v1/enclaves/shop/tokens").await.unwrap();
+    assert_eq!(tokens.items.iter().map(|token| token.uses_made).sum::<u32>(), 1);
 }
 
 /// A server that listens in both families tells IPv4 addresses as what they are.

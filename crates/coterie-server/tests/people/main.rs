@@ -5,12 +5,13 @@
 use bytes::Bytes;
 use coterie_api::{
     remote::{Connection, Identity, RemoteError, Response, Tls, Trust, dial},
-    v1::{ENDPOINTS, Endpoint, MemberState, Scope, node_server_name, problem::code},
+    v1::{CutOff, ENDPOINTS, Endpoint, MemberState, Scope, node_server_name, problem::code},
 };
 use coterie_control::{
     bundle::Request,
     enrol::{Application, REFUSED, Token, seal},
     file::Facts,
+    follow::Message,
 };
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::json;
@@ -30,6 +31,8 @@ struct Holder {
     owner: Person,
     machine: Machine,
     token: Token,
+    /// Whom the enclave refuses, as its members are told it.
+    list: Vec<u8>,
 }
 
 async fn holder(site: &Site, tenant: &str) -> Holder {
@@ -38,7 +41,33 @@ async fn holder(site: &Site, tenant: &str) -> Holder {
     let token = owner.token("web", 2).await;
     let mut machine = Machine::new("web-1", &token);
     machine.enrol(&token).await.unwrap();
-    Holder { owner, machine, token }
+    let list = list(&owner).await;
+    Holder {
+        owner,
+        machine,
+        token,
+        list,
+    }
+}
+
+/// A list of revocations, from the mouth of the server; whom it is about and who heard it are gone then.
+async fn list(owner: &Person) -> Vec<u8> {
+    let token = owner.token("web", 2).await;
+    let (mut hears, mut goes) = (Machine::new("web-2", &token), Machine::new("web-3", &token));
+    hears.enrol(&token).await.unwrap();
+    goes.enrol(&token).await.unwrap();
+    let mut told = hears.follow(0).await.unwrap();
+    let revoke = |named: &str| format!("/v1/enclaves/shop/members/{named}/revoke?wait_ms=0");
+    let _cut: CutOff = owner.post(&revoke("web-3"), &()).await.unwrap();
+    let is_list = |message: &Message| {
+        let Message::Revocations(list) = message else {
+            return None;
+        };
+        (!list.claimed().entries.is_empty()).then(|| list.bytes().to_vec())
+    };
+    let list = told.until(5, is_list).await;
+    let _cut: CutOff = owner.post(&revoke("web-2"), &()).await.unwrap();
+    list
 }
 
 impl Holder {
@@ -87,7 +116,8 @@ impl Holder {
             "/v1/node/resolve" => json!({ "name": "web-1" }).to_string().into(),
             "/v1/node/explained" => json!({ "id": 1 }).to_string().into(),
             "/v1/node/ready" => json!({ "version": "0", "boot": "0" }).to_string().into(),
-            "/v1/node/revocations" | "/v1/node/bye" => Bytes::new(),
+            "/v1/node/revocations" => self.list.clone().into(),
+            "/v1/node/bye" => Bytes::new(),
             other => panic!("nothing is stated of {other}: say what it reads, and who may not call it"),
         }
     }

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use coterie_api::{Answer, Client, Request};
 use coterie_lab::{wait_for, within_namespaces};
 
 use crate::{FILE, site::Site};
@@ -89,5 +90,42 @@ fn the_server_sees_who_comes_and_goes() {
         })
         .expect("it follows again");
         assert_eq!(site.member("web-1").member_id, before);
+    });
+}
+
+/// A machine whose membership is over is a member again once it is given another token; nobody has to restart it.
+#[test]
+fn a_machine_that_was_revoked_takes_the_next_token_that_it_is_given() {
+    use coterie_api::v1;
+    within_namespaces(|| {
+        let mut site = Site::new(FILE);
+        site.enrolled("web", "web-1");
+        site.enrolled("web", "web-2").ping("web-1");
+        let before = site.member("web-1");
+        let cut = |how: &str| {
+            let path = format!("/v1/enclaves/shop/members/web-1/{how}");
+            let _cut: v1::CutOff = site.owner(async |owner| owner.post(&path, &()).await.unwrap());
+        };
+        cut("isolate");
+        let request = Request::Explain {
+            destination: before.addresses[0].to_string(),
+        };
+        let socket = site.machine("web-2").host.directory().join("coteried.sock");
+        let answer = Client::connect(&socket).expect("a socket").call(&request);
+        let Ok(Answer::Explanation(explanation)) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(explanation.refused.as_deref(), Some("revoked"), "who asks why is told");
+        cut("revoke");
+        let token = site.token("web", "web-1");
+        let machine = site.machine("web-1");
+        machine.host.write_file("token", &token).expect("a file");
+        wait_for("it to be a member again", Duration::from_secs(20), || {
+            let members: Vec<v1::Member> = site.owner(async |owner| owner.members().await);
+            let again = members.into_iter().find(|member| member.name == before.name)?;
+            (again.state == v1::MemberState::Connected && again.member_id != before.member_id).then_some(())
+        })
+        .unwrap_or_else(|_late| panic!("{}", machine.daemon().stderr()));
+        site.machine("web-2").ping("web-1");
     });
 }

@@ -1,5 +1,6 @@
 //! Tokens and the members that they make: names, knock keys, ephemeral members, tickets.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -357,4 +358,55 @@ async fn who_comes_back_goes_on_as_the_member_that_its_token_made() {
     assert!(!w.renew_use(other, member(3), member(4)).await.unwrap());
     w.commit().await.unwrap();
     assert!(site.store.check().await.unwrap().findings.is_empty());
+}
+
+/// Tokens that ended long ago are forgotten, but for those that are still needed.
+#[tokio::test]
+async fn tokens_that_ended_are_forgotten_when_nobody_needs_them() {
+    let site = Site::new().await;
+    let (id, template) = (site.enclave, name("web"));
+    let mut w = site.store.write().await.unwrap();
+    let brief = NewToken {
+        not_after: NOW.plus(HOUR),
+        ..new_token(&template, 9)
+    };
+    let mut tokens = Vec::new();
+    for n in 0..6 {
+        tokens.push(token(&mut w, id, &brief, n).await);
+    }
+    let lasting = NewToken {
+        not_after: NOW.plus(HOUR * 99),
+        ..new_token(&template, 9)
+    };
+    for n in 6..8 {
+        tokens.push(token(&mut w, id, &lasting, n).await);
+    }
+    // 0 made nobody, 1 somebody who is gone, 2 somebody who is there, 3 somebody who went lately, 4 somebody with a ticket, 5 was
+    // revoked, 6 lasts, 7 would but was revoked.
+    for (n, token) in (1..5).zip(&tokens[1..]) {
+        uses(&mut w, *token, member(n), &format!("web-{n}")).await;
+    }
+    let late = NOW.plus(HOUR * 50);
+    for (n, ended) in [(1, NOW), (3, late), (4, NOW)] {
+        assert!(w.forget_use(id, member(n), ended).await.unwrap());
+    }
+    w.put_ticket(id, member(4), Some(tokens[4]), &Secret::new([1; 32]), NOW)
+        .await
+        .unwrap();
+    for n in [5, 7] {
+        w.revoke_token(id, tokens[n], NOW).await.unwrap();
+    }
+    assert_eq!(w.prune_tokens(id, NOW).await.unwrap(), 0, "nothing ended before");
+    assert_eq!(w.prune_tokens(EnclaveId([9; 16]), late).await.unwrap(), 0);
+    assert_eq!(w.prune_tokens(id, late).await.unwrap(), 4);
+    let left: Vec<_> = w.read().tokens(id).await.unwrap().into_iter().map(|t| t.id).collect();
+    let needed: Vec<_> = [2, 3, 4, 6].map(|n| tokens[n]).into();
+    assert_eq!(BTreeSet::from_iter(left), BTreeSet::from_iter(needed));
+    assert_eq!(w.prune_tokens(id, late).await.unwrap(), 0, "once more does no harm");
+    assert!(w.read().token_uses(id, tokens[1]).await.unwrap().is_empty());
+    assert_eq!(
+        w.prune_tokens(id, NOW.plus(HOUR * 60)).await.unwrap(),
+        1,
+        "who went lately, later"
+    );
 }

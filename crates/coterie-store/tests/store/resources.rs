@@ -440,6 +440,45 @@ async fn a_task_is_done_once_and_again_when_it_was_asked_for_meanwhile() {
 }
 
 #[tokio::test]
+async fn who_does_a_task_says_when_it_is_to_be_done_next() {
+    let site = Site::new().await;
+    let minute = Duration::from_secs(60);
+    let mut w = site.store.write().await.unwrap();
+    w.ask_task("roll", "web", NOW).await.unwrap();
+    let claimed = w.claim_tasks(NOW, minute, 1).await.unwrap().pop().unwrap();
+    w.set_task("roll", "web", NOW.plus(HOUR)).await.unwrap();
+    assert_eq!(w.finish_task(&claimed).await.unwrap(), Finished::Lost);
+    assert!(!w.put_off_task(&claimed, "late", NOW).await.unwrap());
+    assert_eq!(w.read().next_task().await.unwrap(), Some(NOW.plus(HOUR)));
+    // Later than it was asked for, too, and where nothing was.
+    w.set_task("roll", "web", NOW.plus(2 * HOUR)).await.unwrap();
+    w.set_task("roll", "db", NOW.plus(3 * HOUR)).await.unwrap();
+    let due: Vec<_> = w
+        .read()
+        .tasks()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|task| task.due)
+        .collect();
+    assert_eq!(due, [NOW.plus(2 * HOUR), NOW.plus(3 * HOUR)]);
+}
+
+#[tokio::test]
+async fn a_process_that_begins_takes_over_what_another_one_left() {
+    let site = Site::new().await;
+    let minute = Duration::from_secs(60);
+    let mut w = site.store.write().await.unwrap();
+    w.ask_task("roll", "web", NOW).await.unwrap();
+    let left = w.claim_tasks(NOW, minute, 1).await.unwrap().pop().unwrap();
+    w.release_tasks().await.unwrap();
+    let taken = w.claim_tasks(NOW, minute, 1).await.unwrap().pop().unwrap();
+    assert_eq!((left.attempts, taken.attempts), (1, 2));
+    assert_eq!(w.finish_task(&left).await.unwrap(), Finished::Lost);
+    assert_eq!(w.finish_task(&taken).await.unwrap(), Finished::Done);
+}
+
+#[tokio::test]
 async fn a_task_that_fails_is_put_off_and_one_that_is_left_is_taken_over() {
     let site = Site::new().await;
     let minute = Duration::from_secs(60);
