@@ -41,7 +41,8 @@ impl Enclave {
     ///
     /// # Errors
     /// [`IssueError::NotEnrolled`], [`IssueError::OtherIdentity`] and [`IssueError::KeyRevoked`] when these are not the keys of the
-    /// member, [`IssueError::Isolated`], [`IssueError::UnknownMember`] and [`IssueError::SealingKey`]: then nothing has changed.
+    /// member, [`IssueError::Isolated`], [`IssueError::UnknownMember`], [`IssueError::SealingKey`] and
+    /// [`IssueError::SealingKeyUsed`]: then nothing has changed.
     /// Or as [`Enclave::issue`].
     pub fn renew(&mut self, request: &Request, now: UnixTime, entropy: &mut dyn Entropy) -> Result<String, IssueError> {
         let (now, name) = (self.advance(now)?, request.name());
@@ -55,6 +56,9 @@ impl Enclave {
         }
         if known.request.identity_key() != request.identity_key() {
             return Err(IssueError::OtherIdentity(name.clone()));
+        }
+        if known.request.sealing_key() == request.sealing_key() {
+            return Err(IssueError::SealingKeyUsed(name.clone()));
         }
         self.member(name)?;
         Self::check_sealing_key(request)?;

@@ -89,6 +89,9 @@ pub enum IssueError {
     /// The request's sealing key.
     #[error("the sealing key of this request is no X-Wing key; make new keys on the machine and a new request")]
     SealingKey,
+    /// A bundle was sealed to the request's sealing key before: what opens that one would open the new one too.
+    #[error("a bundle of `{0}` was sealed to the sealing key of this request already; make a new sealing key for each")]
+    SealingKeyUsed(Name),
     /// A scheduled epoch has not activated yet.
     #[error(
         "epoch {epoch} of community `{community}` was handed out and activates at {}; roll again after that, or with kind \

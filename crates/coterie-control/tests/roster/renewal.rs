@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use coterie_control::{
     bundle::{Bundle, BundleError, Opened, Request, root_hash},
-    issue::{Admission, IssueError},
+    issue::{Admission, IssueError, Part},
 };
 use coterie_model::{MemberId, Name};
 
@@ -41,6 +41,20 @@ fn a_member_renews_with_its_keys_and_a_sealing_key_for_once() {
     assert_eq!(told, BTreeSet::new(), "nothing changed for others");
 
     let late = NOW.plus(Duration::from_secs(1800));
+    // Nothing more is sealed to a key that a bundle was sealed to: neither to this one nor to that of an application.
+    let of_other_application = Request::new(&site.keys[&8]).unwrap();
+    site.enclave.take_records();
+    for used in [&request, &of_other_application] {
+        let renewed = site.enclave.renew(used, late, &mut site.entropy);
+        assert_eq!(renewed, Err(IssueError::SealingKeyUsed(used.name().clone())));
+        // Nor after a restart.
+        let renewed = site.reloaded().renew(used, late, &mut site.entropy);
+        assert_eq!(renewed, Err(IssueError::SealingKeyUsed(used.name().clone())));
+    }
+    let changed = site.enclave.take_records();
+    assert!(changed.iter().all(|r| r.part == Part::Enclave), "the clock alone");
+    let keys = site.keys[&7].for_delivery(&mut site.entropy);
+    let request = Request::new(&keys).unwrap();
     let text = site.enclave.renew(&request, late, &mut site.entropy).unwrap();
     let opened = Bundle::parse(text.as_bytes())
         .unwrap()
