@@ -56,6 +56,24 @@ fn the_session_before_ends_with_the_statements_of_its_own_community() {
 }
 
 #[test]
+fn a_session_ends_with_the_statements_also_for_who_only_listens() {
+    let enclave = Enclave::new();
+    let mut w = Wire::new(vec![
+        (ALICE, config(&enclave, (ALICE, BOB), &[1], HOUR)),
+        (BOB, config(&enclave, (BOB, ALICE), &[1], 60)),
+    ]);
+    // Bob keeps house when there is nothing to keep, and again when something comes.
+    w.advance(Duration::from_secs(5));
+    w.send(ALICE, BOB, b"first");
+    assert!(w.has_session(BOB, ALICE));
+    w.path = Box::new(|_| false);
+    w.advance(Duration::from_secs(54));
+    assert!(w.has_session(BOB, ALICE));
+    w.advance(Duration::from_secs(3));
+    assert!(!w.has_session(BOB, ALICE), "its own statement has ended");
+}
+
+#[test]
 fn a_newer_statement_is_said_again_where_it_was_lost() {
     let enclave = Enclave::new();
     let mut w = Wire::new(vec![

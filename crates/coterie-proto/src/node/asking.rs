@@ -59,8 +59,7 @@ impl Node {
             },
         );
         self.transmit(to, question);
-        let check = now + WAIT;
-        self.housekeeping = Some(self.housekeeping.map_or(check, |at| at.min(check)));
+        self.keep_house_by(now + WAIT);
         Ok(())
     }
 

@@ -157,7 +157,7 @@ impl Node {
         if era == own_era && revision > own_revision {
             // Asked for once the session stands: the request is a control frame.
             self.peers[id].live().difference_at = None;
-            self.housekeeping = Some(self.housekeeping.map_or(now, |at| at.min(now)));
+            self.keep_house_by(now);
             self.peers[id].live().difference = None;
             self.peers[id].live().wants_difference = true;
         }

@@ -13,6 +13,7 @@ use super::{
     Event, Node, Outcome, PeerId, Persist, Ports,
     peer::Agreed,
     state::{GIVE_UP, Outgoing, Stage},
+    timers::HOUSEKEEPING,
 };
 use crate::{
     DropReason,
@@ -521,6 +522,8 @@ impl Node {
         self.flush_queue(id, now, ports);
         self.send_pings(id);
         self.reschedule(id);
+        // Who only listens has no other deadline that would notice that a statement ends.
+        self.keep_house_by(now + HOUSEKEEPING);
     }
 
     /// After a restart: peers that believe in sessions that are gone are told at once, by a new handshake.

@@ -72,8 +72,7 @@ impl Node {
         }
         live.queue.push_back(packet.to_vec());
         self.counts.queued += 1;
-        let look = now + HOUSEKEEPING;
-        self.housekeeping = Some(self.housekeeping.map_or(look, |at| at.min(look)));
+        self.keep_house_by(now + HOUSEKEEPING);
         Outcome::Queued
     }
 

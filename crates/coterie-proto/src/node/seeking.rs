@@ -92,8 +92,7 @@ impl Node {
             }
         }
         self.counts.queued += 1;
-        let look = now + HOUSEKEEPING;
-        self.housekeeping = Some(self.housekeeping.map_or(look, |at| at.min(look)));
+        self.keep_house_by(now + HOUSEKEEPING);
         Some(Outcome::Queued)
     }
 

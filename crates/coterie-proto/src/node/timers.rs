@@ -128,6 +128,11 @@ impl Node {
         self.send_control(id, &Control::Probe(token).to_bytes(), None);
     }
 
+    /// House is kept by then at the latest.
+    pub(super) fn keep_house_by(&mut self, by: Instant) {
+        self.housekeeping = Some(self.housekeeping.map_or(by, |at| at.min(by)));
+    }
+
     fn keep_house(&mut self, now: Instant, ports: &mut impl Ports) {
         self.membership.forget_retired(now);
         self.repeat_own_statements(now);
@@ -322,8 +327,7 @@ impl Node {
         {
             self.peers[id].live = None;
         } else if self.peers[id].live.is_some() {
-            let next = now + HOUSEKEEPING;
-            self.housekeeping = Some(self.housekeeping.map_or(next, |at| at.min(next)));
+            self.keep_house_by(now + HOUSEKEEPING);
         }
     }
 }
