@@ -45,7 +45,7 @@ static: rust ## builds coterie, coteried and coterie-server as they are shipped
 demo: static ## shows an enclave at work on this machine (DEMO=--keep leaves it up)
 	$(SHIPPED)/coterie demo $(DEMO)
 
-test: test-rust test-doc test-python ## runs every test that this machine can run
+test: test-rust test-doc test-python ## runs the tests, but for those of packages and in guests
 
 test-rust: rust python
 	@if cargo nextest --version >/dev/null 2>&1; then \
