@@ -91,7 +91,9 @@ fn is_path(code: &str) -> bool {
 /// `function` in `Type::function` or `module::function`, with or without parentheses; and what can only be a test's name.
 fn function_of(code: &str) -> Option<&str> {
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if code.matches('_').count() >= 3 && code.chars().all(is_name) {
+    // A figure of a program's (`coterie_server_...`) is none.
+    let is_figure = code.starts_with("coterie_");
+    if code.matches('_').count() >= 3 && code.chars().all(is_name) && !is_figure {
         return Some(code);
     }
     let (owner, function) = code.trim_end_matches("()").rsplit_once("::")?;
