@@ -124,7 +124,7 @@ def follow(server, options):
     command += ["--authority", os.path.join(server.state, "ca.pem"), "--pid", str(server.process.pid)]
     command += ["--streams", str(options.streams), "--groups", str(max(1, options.streams // 50))]
     command += ["--changes", str(options.changes)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "COTERIE_KEY": server.key})
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "COTERIE_KEY": server.key})
     return json.loads(out.stdout)
 
 
