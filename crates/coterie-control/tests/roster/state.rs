@@ -7,6 +7,8 @@ use coterie_control::{
     issue::{Admission, Enclave, IssueError, Part, Roll, TakenBack},
 };
 
+use coterie_crypto::SeededEntropy;
+
 use crate::site::{FILE, NOW, Site, name};
 
 #[test]
@@ -228,9 +230,7 @@ fn whom_a_list_from_before_a_restore_names_is_refused_again() {
     );
     // What is stored knows what it does not know.
     site.store();
-    let records = site.stored.clone().into_iter();
-    let records = records.map(|((kind, key), value)| (Part::of(&kind, &key).unwrap(), value.into()));
-    site.enclave = Enclave::from_records(records).unwrap();
+    site.enclave = site.reloaded();
     assert!(
         site.enclave.take_back(&known, later).unwrap() == TakenBack::default(),
         "of before the backup"
@@ -238,8 +238,15 @@ fn whom_a_list_from_before_a_restore_names_is_refused_again() {
     let mut forged = lost.clone();
     forged[40] ^= 1;
     assert_eq!(site.enclave.take_back(&forged, later), Err(IssueError::ForeignList));
-    let others = Site::new().enclave.revocations().map(|list| list.bytes().to_vec());
-    assert!(others.is_none_or(|list| site.enclave.take_back(&list, later) == Err(IssueError::ForeignList)));
+    let mut other = Site::new();
+    other.enclave = Enclave::init(FILE, NOW, &mut SeededEntropy::from_number(2)).unwrap();
+    other.enclave.serve(NOW).unwrap();
+    other.apply("web", "web-7", 7).unwrap();
+    other.enclave.isolate(&name("web-7"), NOW).unwrap();
+    assert_eq!(
+        site.enclave.take_back(&list(&other), later),
+        Err(IssueError::ForeignList)
+    );
 
     let taken = site.enclave.take_back(&lost, later).unwrap();
     assert_eq!(taken.isolated, [name("db-1"), name("web-7")]);
